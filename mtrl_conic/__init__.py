@@ -1,0 +1,3 @@
+"""Multi-task reinforcement learning with gradient combiners."""
+
+__version__ = "0.1.0"

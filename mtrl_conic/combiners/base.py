@@ -1,0 +1,96 @@
+"""What a gradient combiner is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mtrl_conic.jacobian import gramian, weighted_sum
+
+
+class Combiner:
+    """Turns the K per-task gradients of each of S seeds into one direction per seed.
+
+    A method usually implements `weights` alone. Its hyperparameters are keyword arguments of the constructor,
+    which raises `ValueError` naming the value and the range. `setup` is called once before use; what a method
+    remembers from update to update are the tensors in `self.state`, each with a leading seed axis, made there.
+
+    Attributes:
+        requires: the dearest thing the method looks at. "losses": it weighs losses, no Jacobian is built;
+            "gramian": inner products of gradients; "jacobian": the gradients themselves.
+        state: tensors [S, ...] that persist; updated in place, saved with a checkpoint.
+        diagnostics: tensors [S] or [S, K] of the last update, for the log.
+    """
+
+    requires: ClassVar[Literal["losses", "gramian", "jacobian"]] = "gramian"
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+        self.diagnostics: dict[str, Tensor] = {}
+
+    def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
+        """Make the state of S seeds and K tasks.
+
+        Args:
+            seeds: the S seeds, for methods that draw random numbers (`mtrl_conic.runtime.SeedStreams`).
+            num_tasks: K.
+            device: where the Gramians will be.
+        """
+
+    def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
+        """The weight of each task's gradient in the direction.
+
+        Args:
+            gramian: [S, K, K] in float64, or None where `requires` is "losses".
+            losses: [S, K], detached, of this update.
+
+        Returns:
+            [S, K]; the direction is `weights · J`, the one to be subtracted from the parameters.
+        """
+        raise TypeError(f"{type(self).__name__} defines neither weights nor direction")
+
+    def direction(self, jacobian: Tensor, losses: Tensor, out: Tensor | None = None) -> Tensor:
+        """The direction of each seed; the default goes by way of the Gramian and `weights`.
+
+        Args:
+            jacobian: [S, K, P].
+            losses: [S, K], detached.
+            out: [S, P], written if given.
+
+        Returns:
+            [S, P].
+        """
+        products = gramian(jacobian)
+        weights = self.weights(products, losses)
+        self.diagnostics.update(weight=weights, **conflict_statistics(products, weights))
+        return weighted_sum(weights, jacobian, out)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
+
+def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """How the direction lies to the mean gradient, and how many pairs of tasks disagree.
+
+    Args:
+        gramian: [S, K, K].
+        weights: [S, K].
+
+    Returns:
+        cosine: [S], cos(d, g_0); conflict: [S], the share of task pairs with a negative inner product.
+    """
+    num_tasks = gramian.shape[-1]
+    mean_products = gramian.mean(-1)
+    mean_norm = mean_products.mean(-1).clamp_min(0).sqrt()
+    norm = (weights.unsqueeze(1) @ gramian @ weights.unsqueeze(2)).flatten().clamp_min(0).sqrt()
+    tiny = torch.finfo(gramian.dtype).tiny
+    cosine = (weights * mean_products).sum(-1) / (mean_norm * norm).clamp_min(tiny)
+    pairs = max(num_tasks * (num_tasks - 1), 1)
+    return {"cosine": cosine, "conflict": (gramian < 0).sum((-2, -1)) / pairs}
