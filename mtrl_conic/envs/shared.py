@@ -1,0 +1,149 @@
+"""What the vector and its workers have in common: the memory of a step, the messages and the error."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import pickle
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mtrl_conic.envs.base import EnvSpec
+
+# Parent to worker. A step is one byte, which says where to write its results; all else is a message.
+STEP = (b"0", b"1")
+MESSAGE = b"m"
+QUIT = b"q"
+# Worker to parent. An answer without content is one byte.
+DONE = b"."
+
+_LENGTH = struct.Struct("!Q")
+_ALIGNMENT = 64  # a cache line
+
+Place = tuple[int, int, int]  # indices of the seed, of the task and of the environment
+
+
+class WorkerError(RuntimeError):
+    """An environment or the worker process that steps it failed; the message names the task and the seed.
+
+    The vector is closed by then, and the state of its environments is lost: go on from the last checkpoint.
+    """
+
+
+class VectorStep(NamedTuple):
+    """One transition of all environments: S seeds, K tasks, N environments a task, O observation entries."""
+
+    observation: NDArray[
+        np.float32
+    ]  # [S, K, N, O], what to act on next; after a reset, the new episode's first
+    next_observation: NDArray[np.float32]  # [S, K, N, O], where this transition led, also at an episode's end
+    reward: NDArray[np.float32]  # [S, K, N]
+    terminated: NDArray[np.bool_]  # [S, K, N]
+    truncated: NDArray[np.bool_]  # [S, K, N], the horizon was reached and the episode not terminated
+    success: NDArray[np.bool_]  # [S, K, N], at any step of the episode so far, this one included
+    episode_return: NDArray[np.float64]  # [S, K, N], rewards of the episode so far, this one included
+
+
+class SharedArrays(NamedTuple):
+    """Views into the memory that the parent and all workers map."""
+
+    action: NDArray[np.float32]  # [S, K, N, A]
+    # Two, used in turn: the parent reads the results of a step while the workers write those of the next.
+    steps: tuple[VectorStep, VectorStep]
+    current: NDArray[np.int64]  # [max(workers, 1)], the environment at work (a flat index), or -1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of a vector and their places in the shared memory."""
+
+    shape: Place
+    observation_size: int
+    action_size: int
+    workers: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory needed."""
+        return sum(_padded(shape, dtype) for shape, dtype in self._fields())
+
+    def map(self, memory: mmap.mmap) -> SharedArrays:
+        """Lay the arrays over the memory."""
+        arrays = _place(self._fields(), memory)
+        action = next(arrays)
+        first, second = (VectorStep(*(next(arrays) for _ in VectorStep._fields)) for _ in STEP)
+        return SharedArrays(action, (first, second), next(arrays))
+
+    def _fields(self) -> list[tuple[tuple[int, ...], DTypeLike]]:
+        observation = ((*self.shape, self.observation_size), np.float32)
+        flags = [(self.shape, np.bool_)] * 3
+        step = [observation, observation, (self.shape, np.float32), *flags, (self.shape, np.float64)]
+        action = ((*self.shape, self.action_size), np.float32)
+        return [action, *step, *step, ((max(self.workers, 1),), np.int64)]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The environments of one worker, and all it needs to build them."""
+
+    spec: EnvSpec
+    seeds: tuple[int, ...]
+    places: tuple[Place, ...]
+    goals: str
+    layout: Layout
+    worker: int
+
+    def name(self, current: int = -1) -> str:
+        """Name the environment with that flat index, or all of this worker where it is -1."""
+        if current < 0:
+            return self._name_all()
+        seed, task, env = (int(index) for index in np.unravel_index(current, self.layout.shape))
+        number = f", environment {env}" if self.layout.shape[2] > 1 else ""
+        return f"task {self.spec.tasks[task]!r} (seed {self.seeds[seed]}{number})"
+
+    def _name_all(self) -> str:
+        seeds: dict[str, list[str]] = {}
+        for seed, task, _ in self.places:
+            names = seeds.setdefault(self.spec.tasks[task], [])
+            if str(self.seeds[seed]) not in names:
+                names.append(str(self.seeds[seed]))
+        return "tasks " + ", ".join(f"{task!r} (seed {', '.join(names)})" for task, names in seeds.items())
+
+
+def send_message(connection: socket.socket, tag: bytes, content: Any) -> None:
+    """Send a tag byte and any picklable content; for all that is not on the path of a step."""
+    data = pickle.dumps(content)
+    connection.sendall(tag + _LENGTH.pack(len(data)) + data)
+
+
+def receive_message(connection: socket.socket) -> Any:
+    """Receive the content whose tag byte has been read; EOFError if the other side is gone."""
+    (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
+    return pickle.loads(_receive(connection, length))
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = connection.recv(min(size - len(data), 1 << 20))
+        if not part:
+            raise EOFError("the other side closed the connection")
+        data += part
+    return bytes(data)
+
+
+def _padded(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    return -(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+
+
+def _place(fields: Sequence[tuple[tuple[int, ...], DTypeLike]], memory: mmap.mmap) -> Iterator[NDArray[Any]]:
+    offset = 0
+    for shape, dtype in fields:
+        yield np.ndarray(shape, dtype, memory, offset)
+        offset += _padded(shape, dtype)

@@ -1,0 +1,286 @@
+"""A vector of environments: S seeds, K tasks, N environments a task, stepped together in worker processes."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl_conic.envs.base import EnvSpec, State
+from mtrl_conic.envs.process import LocalWorker, ProcessWorker, Worker, check_picklable, end_workers
+from mtrl_conic.envs.shared import Assignment, Layout, Place, VectorStep, WorkerError
+
+__all__ = ["VectorEnv", "VectorStep", "WorkerError"]
+
+_GRACE = 5.0  # seconds for workers to close their environments
+
+
+class VectorEnv:
+    """Environments of several seeds and tasks that step together and start their next episode by themselves.
+
+    A seed's goals do not depend on the other seeds, on the number of workers or on the machine. Once a
+    `WorkerError` is raised the vector is closed and the state of its environments is lost: a run goes on from
+    its last checkpoint.
+
+    Args:
+        spec: builds the environments; with workers it must be picklable and live in an importable module.
+        seeds: the S seeds, each at least 0.
+        num_envs_per_task: N, the environments of a task and seed.
+        workers: processes to step in; 0 steps in this process.
+        goals: "random" draws each episode's goal from the environment's own stream; "in_turn" starts with
+            goal 0 at `reset` and goes on to the next at each episode's end.
+        timeout: seconds to wait for a worker in one call. Building the environments may take longer.
+
+    Raises:
+        ValueError: an argument is out of range; no process has been started.
+        WorkerError: an environment could not be built.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        seeds: Sequence[int],
+        num_envs_per_task: int = 1,
+        workers: int = 1,
+        goals: Literal["random", "in_turn"] = "random",
+        timeout: float = 60.0,
+    ) -> None:
+        _validate(spec, seeds, num_envs_per_task, workers, goals, timeout)
+        self.spec = spec
+        self.shape: Place = (len(seeds), len(spec.tasks), num_envs_per_task)
+        self._seeds = tuple(int(seed) for seed in seeds)
+        layout = Layout(self.shape, spec.observation_size, spec.action_size, workers)
+        self._assignments = [
+            Assignment(spec, self._seeds, places, goals, layout, worker)
+            for worker, places in enumerate(_deal(self.shape, max(workers, 1)))
+        ]
+        self._workers: list[Worker] = []
+        self._processes: list[ProcessWorker] = []
+        self._half = 0  # of the step memory, where the next results go
+        self._phase: Literal["new", "ready", "stepping", "closed"] = "new"
+        # Also runs when the interpreter exits without `close`.
+        self._finalizer = weakref.finalize(self, end_workers, self._processes, grace=_GRACE)
+        self._start(layout, in_processes=workers > 0, timeout=timeout)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start all episodes anew.
+
+        Returns:
+            The first observations [S, K, N, O], valid until the next `receive`.
+
+        Raises:
+            RuntimeError: a step is under way.
+            WorkerError: an environment raised, or a worker is gone or did not answer in time.
+        """
+        self._expect("new", "ready")
+        half = self._flip()
+        self._ask_all("reset", half)
+        self._phase = "ready"
+        return self._arrays.steps[half].observation
+
+    def send(self, action: NDArray[np.float32]) -> None:
+        """Let all environments start a step with `action` [S, K, N, A]; it is copied.
+
+        Raises:
+            ValueError: the shape is another.
+            RuntimeError: no `reset` or `set_state` yet, or the last step was not received.
+            WorkerError: a worker is gone.
+        """
+        self._expect("ready")
+        if action.shape != self._arrays.action.shape:
+            raise ValueError(f"action must have the shape {self._arrays.action.shape}, not {action.shape}")
+        self._arrays.action[...] = action
+        self._phase = "stepping"
+        self._sent = self._flip()
+        self._request_all("step", self._sent)
+
+    def receive(self) -> VectorStep:
+        """Wait for the step that `send` started.
+
+        The arrays are views of shared memory, valid until the next `receive`. When a signal handler raised
+        during the call, it may be called again.
+
+        Raises:
+            RuntimeError: no step was sent.
+            WorkerError: an environment raised, or a worker is gone or did not answer in time.
+        """
+        self._expect("stepping")
+        self._reply_all()
+        self._phase = "ready"
+        return self._arrays.steps[self._sent]
+
+    def step(self, action: NDArray[np.float32]) -> VectorStep:
+        """`send` and `receive`."""
+        self.send(action)
+        return self.receive()
+
+    def get_state(self) -> State:
+        """All that the future of the environments depends on, for `set_state` in any process.
+
+        Callable when no step is under way. Holds numpy arrays, numbers, strings, dicts and lists only.
+        """
+        self._expect("ready")
+        self._request_all("get_state")
+        states: dict[Place, State] = {}
+        for part in self._reply_all():
+            states |= part
+        envs = [states[place] for place in np.ndindex(self.shape)]
+        return {**self._identity(), "envs": envs}
+
+    def set_state(self, state: State) -> NDArray[np.float32]:
+        """Continue bit for bit from a state of `get_state`, also with another number of workers.
+
+        Returns:
+            What to act on next, [S, K, N, O], valid until the next `receive`.
+
+        Raises:
+            ValueError: the state is of other tasks, seeds or another number of environments.
+            WorkerError: an environment refused its state.
+        """
+        self._expect("new", "ready")
+        for key, value in self._identity().items():
+            if state[key] != value:
+                raise ValueError(f"the state is of {key} {state[key]}, not {value}")
+        states = dict(zip(np.ndindex(self.shape), state["envs"], strict=True))
+        half = self._flip()
+        self._guard(self._request_states, states, half)
+        self._reply_all()
+        self._phase = "ready"
+        return self._arrays.steps[half].observation
+
+    def close(self) -> None:
+        """Close the environments and end all workers. May be called twice."""
+        if self._phase == "closed":
+            return
+        self._phase = "closed"
+        self._finalizer()
+        for worker in self._workers:
+            if isinstance(worker, LocalWorker):
+                worker.close()
+
+    def __enter__(self) -> VectorEnv:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, layout: Layout, in_processes: bool, timeout: float) -> None:
+        if in_processes:
+            check_picklable(self._assignments[0])
+        fd = _anonymous_file(layout.size)
+        try:
+            # A mapping without a name: nothing is left behind however the processes end.
+            self._arrays = layout.map(mmap.mmap(fd, layout.size))
+            self._arrays.current[...] = -1
+            for assignment in self._assignments:
+                self._guard(self._add_worker, assignment, fd if in_processes else None, timeout)
+        finally:
+            os.close(fd)
+        self._reply_all()
+
+    def _add_worker(self, assignment: Assignment, fd: int | None, timeout: float) -> None:
+        if fd is None:
+            self._workers.append(LocalWorker(assignment, self._arrays))
+        else:
+            process = ProcessWorker(assignment, self._arrays, fd, timeout)
+            self._processes.append(process)
+            self._workers.append(process)
+
+    def _ask_all(self, operation: str, *arguments: Any) -> list[Any]:
+        self._request_all(operation, *arguments)
+        return self._reply_all()
+
+    def _request_all(self, operation: str, *arguments: Any) -> None:
+        for worker in self._workers:
+            self._guard(worker.request, operation, *arguments)
+
+    def _request_states(self, states: dict[Place, State], half: int) -> None:
+        for worker, assignment in zip(self._workers, self._assignments, strict=True):
+            worker.request("set_state", {place: states[place] for place in assignment.places}, half)
+
+    def _reply_all(self) -> list[Any]:
+        return [self._guard(worker.reply) for worker in self._workers]
+
+    def _guard(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call; if that fails, end all workers, since they no longer agree on the step."""
+        try:
+            return function(*arguments)
+        except Exception:
+            self._phase = "closed"
+            end_workers(self._processes, grace=0.0)
+            raise
+
+    def _flip(self) -> int:
+        self._half = 1 - self._half
+        return self._half
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "tasks": list(self.spec.tasks),
+            "seeds": list(self._seeds),
+            "num_envs_per_task": self.shape[2],
+        }
+
+    def _expect(self, *phases: str) -> None:
+        if self._phase not in phases:
+            raise RuntimeError(_HINTS[self._phase])
+
+
+_HINTS = {
+    "new": "the episodes have not started: call reset or set_state first",
+    "ready": "no step is under way: call send first",
+    "stepping": "a step is under way: call receive first",
+    "closed": "the vector is closed",
+}
+
+
+def _deal(shape: Place, workers: int) -> list[tuple[Place, ...]]:
+    """Deal the environments out task by task: tasks cost different times, copies of one task the same."""
+    places = sorted(np.ndindex(shape), key=lambda place: (place[1], place[0], place[2]))
+    return [tuple(places[worker::workers]) for worker in range(workers)]
+
+
+def _anonymous_file(size: int) -> int:
+    """A file descriptor of `size` zero bytes that no name refers to."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("mtrl_conic")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+def _validate(
+    spec: EnvSpec, seeds: Sequence[int], num_envs_per_task: int, workers: int, goals: str, timeout: float
+) -> None:
+    if not spec.tasks:
+        raise ValueError("the env spec has no tasks")
+    if not seeds:
+        raise ValueError("seeds must hold at least one seed")
+    for seed in seeds:
+        _at_least(0, "each seed", seed)
+    _at_least(1, "num_envs_per_task", num_envs_per_task)
+    _at_least(0, "workers", workers)
+    envs = len(seeds) * len(spec.tasks) * num_envs_per_task
+    if workers > envs:
+        raise ValueError(f"workers must be at most the number of environments, {envs}, not {workers}")
+    if goals not in ("random", "in_turn"):
+        raise ValueError(f"goals must be 'random' or 'in_turn', not {goals!r}")
+    if not (timeout > 0 and math.isfinite(timeout)):
+        raise ValueError(f"timeout must be positive and finite, not {timeout}")
+
+
+def _at_least(least: int, name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")

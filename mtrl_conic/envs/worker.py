@@ -1,0 +1,249 @@
+"""The worker side of the vector: environments with their episodes, and the loop that obeys the parent."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl_conic.envs.base import EnvSpec, State, TaskEnv
+from mtrl_conic.envs.shared import (
+    DONE,
+    MESSAGE,
+    QUIT,
+    STEP,
+    Assignment,
+    Place,
+    SharedArrays,
+    VectorStep,
+    WorkerError,
+    receive_message,
+    send_message,
+)
+
+
+class Episodes:
+    """One environment with its goals, its time limit and the sums over the episode."""
+
+    def __init__(self, env: TaskEnv, place: Place, index: int, seed: int, in_turn: bool) -> None:
+        self.env = env
+        self.place = place
+        self.index = index  # the place, flattened
+        self._in_turn = in_turn
+        # Keyed by the place among tasks and environments, not by that among seeds: a seed draws the same
+        # goals alone and among others.
+        self._generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place[1:]))
+        self._start(-1)
+
+    def reset(self, out: VectorStep) -> None:
+        """Start the first episode."""
+        out.observation[self.place] = self._next_episode(first=True)
+
+    def step(self, action: NDArray[np.float32], out: VectorStep) -> None:
+        """Step, and start the next episode where this one ends."""
+        place = self.place
+        observation, reward, terminated, success = self.env.step(action[place])
+        self._step += 1
+        self._return += float(reward)
+        self._success = self._success or bool(success)
+        truncated = self._step >= self.env.horizon and not terminated
+        out.next_observation[place] = observation
+        out.reward[place] = reward
+        out.terminated[place] = terminated
+        out.truncated[place] = truncated
+        out.success[place] = self._success
+        out.episode_return[place] = self._return
+        out.observation[place] = self._next_episode() if terminated or truncated else observation
+
+    def get_state(self, observation: NDArray[np.float32]) -> State:
+        """All that the future depends on; `observation` [O] is what to act on next."""
+        return {
+            "env": self.env.get_state(),
+            "generator": self._generator.bit_generator.state,
+            "goal": self._goal,
+            "step": self._step,
+            "return": self._return,
+            "success": self._success,
+            "observation": observation.copy(),
+        }
+
+    def set_state(self, state: State, out: VectorStep) -> None:
+        """Continue from a state of `get_state`."""
+        self.env.set_state(state["env"])
+        self._generator.bit_generator.state = state["generator"]
+        self._start(state["goal"], state["step"], state["return"], state["success"])
+        out.observation[self.place] = state["observation"]
+
+    def _next_episode(self, first: bool = False) -> NDArray[np.float64]:
+        if self._in_turn:
+            goal = 0 if first else (self._goal + 1) % self.env.num_goals
+        else:
+            goal = int(self._generator.integers(self.env.num_goals))
+        self._start(goal)
+        return self.env.reset(goal)
+
+    def _start(self, goal: int, step: int = 0, episode_return: float = 0.0, success: bool = False) -> None:
+        self._goal = goal
+        self._step = step
+        self._return = episode_return
+        self._success: bool = success
+
+
+class Group:
+    """The environments of one worker; works in the worker's process or in the parent's own.
+
+    Args:
+        assignment: which environments.
+        arrays: where the actions are read and the results written.
+    """
+
+    def __init__(self, assignment: Assignment, arrays: SharedArrays) -> None:
+        self._assignment = assignment
+        self._arrays = arrays
+        self._current = arrays.current[assignment.worker : assignment.worker + 1]
+        self._members: list[Episodes] = []
+        self._observation = arrays.steps[0].observation  # of the last step, reset or loaded state
+
+    def run(self, operation: str, *arguments: Any) -> Any:
+        """Call a method by name; what an environment raises becomes a WorkerError that names it."""
+        try:
+            return getattr(self, operation)(*arguments)
+        except Exception as error:
+            line = traceback.format_exception_only(error)[-1].strip()
+            name = self._assignment.name(int(self._current[0]))
+            failure = WorkerError(f"{name}: {operation} failed: {line}")
+            failure.add_note(traceback.format_exc())
+            raise failure from error
+
+    def build(self) -> None:
+        """Make the environments."""
+        spec, assignment = self._assignment.spec, self._assignment
+        for place in assignment.places:
+            index = int(np.ravel_multi_index(place, assignment.layout.shape))
+            self._current[0] = index
+            env = spec.make(place[1])
+            _check(env, spec)
+            seed, in_turn = assignment.seeds[place[0]], assignment.goals == "in_turn"
+            self._members.append(Episodes(env, place, index, seed, in_turn))
+        self._current[0] = -1
+
+    def reset(self, half: int) -> None:
+        """Start all episodes anew; write to the given half of the step memory."""
+        out = self._arrays.steps[half]
+        for member in self._each():
+            member.reset(out)
+        self._observation = out.observation
+
+    def step(self, half: int) -> None:
+        """Apply the actions; write to the given half of the step memory."""
+        out, action = self._arrays.steps[half], self._arrays.action
+        for member in self._each():
+            member.step(action, out)
+        self._observation = out.observation
+
+    def get_state(self) -> dict[Place, State]:
+        """The state of each environment by its place."""
+        return {member.place: member.get_state(self._observation[member.place]) for member in self._each()}
+
+    def set_state(self, states: dict[Place, State], half: int) -> None:
+        """Continue from the states; write the observations to the given half of the step memory."""
+        out = self._arrays.steps[half]
+        for member in self._each():
+            member.set_state(states[member.place], out)
+        self._observation = out.observation
+
+    def close(self) -> None:
+        """Close the environments."""
+        for member in self._each():
+            member.env.close()
+
+    def _each(self) -> Iterator[Episodes]:
+        # The note of who is at work lets the parent name the culprit of a crash or a hang.
+        for member in self._members:
+            self._current[0] = member.index
+            yield member
+        self._current[0] = -1
+
+
+def main(socket_fd: int, memory_fd: int) -> None:
+    """Serve the parent until it asks to quit or is gone.
+
+    Args:
+        socket_fd: one end of a socket pair; the first message is the `Assignment`.
+        memory_fd: a file with the memory of `Assignment.layout`.
+    """
+    # Ctrl-C reaches the whole process group, but only the parent decides what it means. The parent
+    # started this process with the signal blocked: from here on it is ignored.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.set_inheritable(socket_fd, False)
+    connection = socket.socket(fileno=socket_fd)
+    threading.Thread(target=_exit_with_parent, args=(connection.fileno(),), daemon=True).start()
+    try:
+        group = _prepare(connection, memory_fd)
+        _serve(connection, group)
+    except (EOFError, ConnectionError):
+        os._exit(1)  # the parent is gone
+
+
+def _prepare(connection: socket.socket, memory_fd: int) -> Group:
+    connection.recv(1)
+    try:
+        assignment: Assignment = receive_message(connection)
+    except (EOFError, ConnectionError):
+        raise
+    except Exception as error:  # for instance, the spec's module cannot be imported here
+        line = traceback.format_exception_only(error)[-1].strip()
+        send_message(connection, MESSAGE, WorkerError(f"the env spec could not be loaded: {line}"))
+        raise SystemExit(1) from None
+    memory = mmap.mmap(memory_fd, assignment.layout.size)
+    os.close(memory_fd)
+    return Group(assignment, assignment.layout.map(memory))
+
+
+def _serve(connection: socket.socket, group: Group) -> None:
+    while True:
+        command = connection.recv(1)
+        if command == QUIT:
+            return group.close()
+        try:
+            answer = _obey(connection, group, command)
+        except WorkerError as error:
+            answer = error
+        if answer is None:
+            connection.sendall(DONE)
+        else:
+            send_message(connection, MESSAGE, answer)
+
+
+def _obey(connection: socket.socket, group: Group, command: bytes) -> Any:
+    if command in STEP:
+        return group.run("step", STEP.index(command))
+    if command == MESSAGE:
+        operation, arguments = receive_message(connection)
+        return group.run(operation, *arguments)
+    raise EOFError("the parent is gone")
+
+
+def _exit_with_parent(fd: int) -> None:
+    """End this process when the parent is gone, even in the middle of a long or hanging step."""
+    poll = select.poll()
+    poll.register(fd, 0)  # hang-up and errors are always reported
+    poll.poll()
+    os._exit(1)
+
+
+def _check(env: TaskEnv, spec: EnvSpec) -> None:
+    for name in ("observation_size", "action_size", "horizon", "num_goals"):
+        if getattr(env, name) != getattr(spec, name):
+            raise ValueError(f"{name} is {getattr(env, name)}, but {getattr(spec, name)} in the spec")
