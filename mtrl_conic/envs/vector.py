@@ -266,7 +266,7 @@ def _validate(
 ) -> None:
     if not spec.tasks:
         raise ValueError("the env spec has no tasks")
-    if not seeds:
+    if len(seeds) == 0:
         raise ValueError("seeds must hold at least one seed")
     for seed in seeds:
         _at_least(0, "each seed", seed)

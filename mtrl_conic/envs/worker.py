@@ -54,7 +54,7 @@ class Episodes:
         observation, reward, terminated, success = self.env.step(action[place])
         self._step += 1
         self._return += float(reward)
-        self._success = self._success or bool(success)
+        self._success |= bool(success)
         truncated = self._step >= self.env.horizon and not terminated
         out.next_observation[place] = observation
         out.reward[place] = reward
@@ -95,7 +95,7 @@ class Episodes:
         self._goal = goal
         self._step = step
         self._return = episode_return
-        self._success: bool = success
+        self._success = success
 
 
 class Group:

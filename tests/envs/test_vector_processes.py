@@ -1,0 +1,279 @@
+"""The worker processes of the vector: failures, signals, clean ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vector_specs import ScriptSpec
+
+from mtrl_conic.envs.toy import ToySpec
+from mtrl_conic.envs.vector import VectorEnv, WorkerError
+
+# Time for something to happen, not a claim about how fast it does.
+PATIENCE = 60.0
+
+
+def pids(vector):
+    return [worker.process.pid for worker in vector._processes]
+
+
+def alive(pid):
+    """Whether a process runs; a zombie that nobody has waited for does not."""
+    if not Path("/proc/self/stat").exists():
+        return subprocess.run(["ps", "-p", str(pid)], stdout=subprocess.DEVNULL).returncode == 0
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def steps(vector, count):
+    for _ in range(count):
+        result = vector.step(np.zeros((*vector.shape, vector.spec.action_size), np.float32))
+    return result
+
+
+def run_script(path, source, **options):
+    """Start a script that sees the same packages as this process."""
+    path.write_text(source)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    arguments = [sys.executable, str(path)]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("make", "build failed: FileNotFoundError: no model file"),
+        ("size", "build failed: ValueError: observation_size is 3, but 2 in the spec"),
+        ("reset", "reset failed: RuntimeError: cannot reset"),
+        ("raise", "step failed: ZeroDivisionError: the arm"),
+        ("get", "get_state failed: RuntimeError: cannot get"),
+        ("set", "set_state failed: RuntimeError: cannot set"),
+    ],
+)
+def test_an_exception_names_the_task_the_seed_and_the_error(workers, fault, message):
+    def use():
+        with VectorEnv(ScriptSpec(fault), [7], workers=workers) as vector:
+            started.extend(pids(vector))
+            vector.reset()
+            steps(vector, 2)
+            vector.set_state(vector.get_state())
+
+    started = []
+    with pytest.raises(WorkerError, match=rf"^task 'short' \(seed 7\): {message}") as caught:
+        use()
+    assert "Traceback" in caught.value.__notes__[0]
+    assert not any(map(alive, started))
+
+
+def test_the_environment_is_named_where_a_task_has_several():
+    with pytest.raises(WorkerError, match=r"^task 'short' \(seed 7, environment 0\): build failed"):
+        VectorEnv(ScriptSpec("make"), [7], num_envs_per_task=2, workers=2)
+
+
+def test_a_killed_worker_is_named_and_the_others_end():
+    vector = VectorEnv(ToySpec(), [4], workers=2)
+    vector.reset()
+    first, second = pids(vector)
+    os.kill(second, signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"^tasks 'mirrored' \(seed 4\): the worker was killed by SIGKILL"):
+        steps(vector, 1)
+    assert not alive(first)
+    with pytest.raises(RuntimeError, match="closed"):
+        vector.get_state()
+    vector.close()
+
+
+def test_a_worker_killed_between_send_and_receive_is_noticed():
+    vector = VectorEnv(ScriptSpec("hang"), [0], workers=3)
+    vector.reset()
+    steps(vector, 1)
+    vector.send(np.zeros((1, 3, 1, 1), np.float32))
+    wait_until(lambda: vector._arrays.current[1] == 1)  # it hangs in the step
+    os.kill(pids(vector)[1], signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"^task 'short' \(seed 0\): the worker was killed by SIGKILL"):
+        vector.receive()
+
+
+def test_a_worker_that_exits_is_named():
+    with VectorEnv(ScriptSpec("exit"), [0, 1], workers=1) as vector:
+        vector.reset()
+        with pytest.raises(WorkerError, match=r"^task 'short' \(seed 0\): the worker exited with status 7"):
+            steps(vector, 2)
+
+
+def test_a_hanging_environment_is_named_after_the_timeout():
+    with VectorEnv(ScriptSpec("hang"), [0], workers=2, timeout=0.5) as vector:
+        started = pids(vector)
+        vector.reset()
+        with pytest.raises(WorkerError, match=r"^task 'short' \(seed 0\): no answer .* within 0.5 s"):
+            steps(vector, 2)
+        assert not any(map(alive, started))
+
+
+def test_environments_step_between_send_and_receive(tmp_path):
+    # The step ends only after the parent, busy with something else, has made the file.
+    with VectorEnv(ScriptSpec("wait", file=str(tmp_path / "go")), [0], workers=2) as vector:
+        vector.reset()
+        last = steps(vector, 1)
+        kept = [field.copy() for field in last]
+        vector.send(np.ones((1, 3, 1, 1), np.float32))
+        wait_until(lambda: vector._arrays.current[1] == 1)
+        wait_until(lambda: vector._arrays.current[0] == -1)  # the other worker is through
+        for field, copy in zip(last, kept, strict=True):
+            np.testing.assert_array_equal(field, copy)  # the last results stay until the next receive
+        (tmp_path / "go").touch()
+        assert vector.receive().reward.ravel().tolist() == [3, 3, 3]
+
+
+def test_an_interrupted_receive_may_be_called_again(tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with VectorEnv(ScriptSpec("wait", file=str(tmp_path / "go")), [0], workers=2) as vector:
+            vector.reset()
+            steps(vector, 1)
+            vector.send(np.ones((1, 3, 1, 1), np.float32))
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                vector.receive()
+            (tmp_path / "go").touch()
+            assert vector.receive().reward.ravel().tolist() == [3, 3, 3]
+            assert len(vector.get_state()["envs"]) == 3
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_workers_ignore_interrupts():
+    with VectorEnv(ToySpec(), [0], workers=2) as vector:
+        vector.reset()
+        for pid in pids(vector):
+            os.kill(pid, signal.SIGINT)
+        steps(vector, 5)
+        vector.get_state()
+
+
+def test_a_terminated_worker_ends():
+    vector = VectorEnv(ToySpec(), [0], workers=1)
+    os.kill(pids(vector)[0], signal.SIGTERM)
+    with pytest.raises(WorkerError, match="SIGTERM"):
+        vector.reset()
+
+
+def test_close_ends_idle_working_and_hanging_workers():
+    vectors = [VectorEnv(ScriptSpec(fault), [0], workers=2) for fault in ("", "hang", "close")]
+    started = [pid for vector in vectors for pid in pids(vector)]
+    for vector in vectors:
+        vector.reset()
+        steps(vector, 1)
+        vector.send(np.zeros((1, 3, 1, 1), np.float32))
+        vector.close()
+        vector.close()
+    assert not any(map(alive, started))
+
+
+def test_a_forgotten_vector_ends_its_workers():
+    vector = VectorEnv(ToySpec(), [0], workers=2)
+    started = pids(vector)
+    del vector
+    wait_until(lambda: not any(map(alive, started)))
+
+
+def test_nothing_stays_open():
+    def descriptors():
+        return sorted(os.listdir("/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"))
+
+    before = descriptors()
+    for workers in (0, 2):
+        with VectorEnv(ToySpec(), [0], workers=workers) as vector:
+            vector.reset()
+        del vector
+    assert descriptors() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+def test_shared_memory_has_no_name():
+    with VectorEnv(ToySpec(), [0], workers=1) as vector:
+        maps = Path(f"/proc/{pids(vector)[0]}/maps").read_text().splitlines()
+    shared = [line for line in maps if "mtrl_conic" in line and " rw-s " in line]
+    assert len(shared) == 1
+    assert shared[0].endswith("(deleted)")
+    assert "/dev/shm" not in shared[0]
+
+
+KILLED = """
+import time, sys
+import numpy as np
+from mtrl_conic.envs.vector import VectorEnv
+from vector_specs import ScriptSpec
+
+print("main", flush=True)
+vector = VectorEnv(ScriptSpec({fault!r}), [0], workers=2)
+vector.reset()
+vector.step(np.zeros((1, 3, 1, 1), np.float32))
+vector.send(np.zeros((1, 3, 1, 1), np.float32))
+print(*[worker.process.pid for worker in vector._processes], flush=True)
+{then}
+"""
+
+
+@pytest.mark.parametrize("fault", ["", "hang"])
+def test_workers_end_when_the_parent_is_killed(tmp_path, fault):
+    script = run_script(tmp_path / "script.py", KILLED.format(fault=fault, then="time.sleep(1000)"))
+    with script:
+        assert script.stdout.readline() == "main\n"
+        started = [int(pid) for pid in script.stdout.readline().split()]
+        assert all(map(alive, started))
+        script.kill()
+        wait_until(lambda: not any(map(alive, started)))
+
+
+@pytest.mark.parametrize(
+    "then", ["", "sys.exit(3)", "raise KeyError", "vector.receive(); vector.get_state()"]
+)
+def test_a_script_needs_no_main_guard_and_no_close(tmp_path, then):
+    script = run_script(tmp_path / "script.py", KILLED.format(fault="", then=then), stderr=subprocess.PIPE)
+    output, errors = script.communicate(timeout=PATIENCE)
+    assert output.count("main") == 1  # the workers do not run the script
+    assert not any(alive(int(pid)) for pid in output.splitlines()[1].split())
+    assert script.returncode == {"sys.exit(3)": 3, "raise KeyError": 1}.get(then, 0), errors
+    assert ("KeyError" in errors) == (then == "raise KeyError")
+
+
+def test_a_spec_of_the_main_script_is_refused(monkeypatch):
+    monkeypatch.setattr(ScriptSpec, "__module__", "__main__")
+    with pytest.raises(ValueError, match="ScriptSpec is defined in the main script"):
+        VectorEnv(ScriptSpec(), [0], workers=1)
+
+
+def test_a_spec_that_cannot_be_pickled_is_refused():
+    with pytest.raises(ValueError, match="cannot be sent to workers"):
+        VectorEnv(ScriptSpec(file=lambda: None), [0], workers=1)
+
+
+def test_a_spec_that_workers_cannot_import_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(Path(__file__).parent)])
+    with pytest.raises(WorkerError, match=r"spec could not be loaded: .*vector_specs"):
+        VectorEnv(ScriptSpec(), [0], workers=2)
+
+
+def test_workers_do_without_torch(tmp_path):
+    source = "import sys, mtrl_conic.envs.vector, mtrl_conic.envs.worker; print('torch' in sys.modules)"
+    script = run_script(tmp_path / "script.py", source)
+    assert script.communicate(timeout=PATIENCE)[0] == "False\n"
