@@ -1,6 +1,6 @@
 """The Meta-World V3 tasks: names, goals, and the official environments behind the `TaskEnv` contract.
 
-Source: the `metaworld` package (https://github.com/Farama-Foundation/Metaworld), imported when it is first needed.
+Source: the `metaworld` package (https://github.com/Farama-Foundation/Metaworld), imported when first needed.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def task_class(task: str) -> Any:
 
 def _draw_task_goals(task: str, random: np.random.RandomState) -> NDArray[np.float64]:
     """The goals [50, n] that the package draws for one task: the last draw of each of fifty resets."""
+    import mujoco
+
     env = task_class(task)()
     low, high = env._random_reset_space.low, env._random_reset_space.high
 
@@ -59,9 +61,9 @@ def _draw_task_goals(task: str, random: np.random.RandomState) -> NDArray[np.flo
         return env._last_rand_vec
 
     # The package resets fifty times to draw fifty goals. Its draws and rejections do not look at the physics,
-    # so the same resets with the simulation left out give the same goals in a fiftieth of the time.
+    # so the same resets with the simulation left out give the same goals in a small part of the time.
     env._get_state_rand_vec = draw
-    env.do_simulation = lambda ctrl, n_frames: None
+    env.do_simulation = lambda ctrl, n_frames: mujoco.mj_kinematics(env.model, env.data)
     goals = []
     for _ in range(NUM_GOALS):
         env.reset()
@@ -76,7 +78,7 @@ def draw_goals(tasks: Sequence[str], goal_seed: int) -> tuple[NDArray[np.float64
     For the tasks of `benchmark_tasks("mt10")` these are the goals of `metaworld.MT10(seed=goal_seed)`, for a
     single task those of `metaworld.MT1(task, seed=goal_seed)`; so a task's goals depend on those before it.
     """
-    random = np.random.RandomState(goal_seed)  # noqa: NPY002: the package's own generator
+    random = np.random.RandomState(goal_seed)  # the package's own kind of generator
     return tuple(_draw_task_goals(task, random) for task in tasks)
 
 
@@ -97,7 +99,8 @@ class ShippedTaskEnv:
     def __init__(self, task: str, goals: NDArray[np.float64], reward_version: str = "v2") -> None:
         self.task, self.goals = task, goals
         self.env = self._make(task_class(task), reward_version)
-        self.env.max_path_length = sys.maxsize  # the shipped step refuses to run past it; the vector truncates
+        # The shipped step refuses to run past 500; here the vector truncates.
+        self.env.max_path_length = sys.maxsize
         self.model, self.data = self.env.model, self.env.data
         self._set_goal(0)
 
@@ -109,11 +112,12 @@ class ShippedTaskEnv:
 
         if not 0 <= goal < len(self.goals):
             raise ValueError(f"goal {goal} of {self.task}: there are {len(self.goals)}")
-        shown = {"env_cls": task_class(self.task), "rand_vec": self.goals[goal], "partially_observable": False}
-        self.env.set_task(Task(env_name=self.task, data=pickle.dumps(shown)))
+        chosen = {"env_cls": task_class(self.task), "rand_vec": self.goals[goal]}
+        visible = {"partially_observable": False}
+        self.env.set_task(Task(env_name=self.task, data=pickle.dumps(chosen | visible)))
 
     def reset(self, goal: int) -> NDArray[np.float64]:
-        """Start an episode with goal number `goal`; the observation [39] is the shipped one, stale positions included."""
+        """Start an episode with goal number `goal`; the observation [39] is as shipped, in part stale."""
         self._set_goal(goal)
         observation, _ = self.env.reset()
         return observation
@@ -173,7 +177,7 @@ class MetaWorldSpec:
 def make_spec(
     tasks: Sequence[str], goal_seed: int = 0, reward_version: str = "v2", fast: bool = True
 ) -> MetaWorldSpec:
-    """Draw the goals of `tasks` with `goal_seed` and describe the environments; ValueError names a wrong value."""
+    """Draw the goals of `tasks` with `goal_seed`; a wrong value is a ValueError that names it."""
     tasks = tuple(tasks)
     if not tasks:
         raise ValueError("no tasks")

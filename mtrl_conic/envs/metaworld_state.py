@@ -46,7 +46,7 @@ def _find_view(value: np.ndarray, data: Any) -> dict[str, Any] | None:
 
 
 def _encode(value: Any, data: Any) -> dict[str, Any]:
-    """One attribute as {"kind": value}; numpy's scalars are kept apart from floats, as their arithmetic differs."""
+    """One attribute as {kind: value}; numpy's scalars are not floats here, as their arithmetic differs."""
     if isinstance(value, np.generic):
         return {"scalar": np.asarray(value)}
     if isinstance(value, np.ndarray):

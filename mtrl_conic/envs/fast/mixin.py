@@ -1,4 +1,4 @@
-"""The methods that every task's step runs through, each with the arithmetic of `SawyerXYZEnv` and less around it."""
+"""The methods that every task's step runs through: the arithmetic of `SawyerXYZEnv` with less around it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from mtrl_conic.envs.fast.rewards import hamacher_product, norm, tolerance
 from mtrl_conic.envs.fast.views import DataViews
 
 FRAME_SIZE = 18  # hand [3], gripper [1], objects [14]
+MOCAP_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
 
 
-class FastMixin:
-    """Goes before an official class in the bases; attributes that start with `fast_` are caches, not state."""
+_Official: Any = object  # the type checker takes it for the official class, which comes after this one
 
-    model: Any
-    data: Any
-    init_tcp: NDArray[np.float64]
-    obj_init_pos: NDArray[np.float64]
-    _prev_obs: NDArray[np.float64]
+
+class FastMixin(_Official):
+    """Goes before an official class in the bases; what begins with `fast_` is a cache, not state."""
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
-        model, data = super()._initialize_simulation()  # type: ignore[misc]
+        model, data = super()._initialize_simulation()
         self.fast_data, self.fast_views = data, DataViews(data)
         self.fast_hand = data.body("hand").xpos
         self.fast_claws = data.body("rightclaw").xpos, data.body("leftclaw").xpos
@@ -34,12 +32,15 @@ class FastMixin:
         self.fast_pad_geoms = data.geom("leftpad_geom").id, data.geom("rightpad_geom").id
         self.fast_mocap_pos, self.fast_mocap_quat = data.mocap_pos[0], data.mocap_quat[0]
         self.fast_ctrl = data.ctrl
+        self.fast_scale = np.float32(self.action_scale)
+        low, high = self.mocap_low.tolist(), self.mocap_high.tolist()
+        self.fast_mocap_bounds = tuple(zip(low, high, strict=True))
         return model, data
 
     def set_task(self, task: Any) -> None:
         """Set the goal and look up the observation's bounds, which depend on its being visible."""
-        super().set_task(task)  # type: ignore[misc]
-        space = self.sawyer_observation_space  # type: ignore[attr-defined]
+        super().set_task(task)
+        space = self.sawyer_observation_space
         self.fast_low, self.fast_high = space.low, space.high
 
     def fast_step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, float]:
@@ -51,23 +52,24 @@ class FastMixin:
         self.set_xyz_action(action[:3])
         self.fast_ctrl[0] = effort = action[3]
         self.fast_ctrl[1] = -effort
-        mujoco.mj_step(self.model, self.fast_data, nstep=self.frame_skip)  # type: ignore[attr-defined]
+        mujoco.mj_step(self.model, self.fast_data, nstep=self.frame_skip)
         self.curr_path_length += 1
         mujoco.mj_forward(self.model, self.fast_data)
         observation = self._get_obs()
         np.maximum(observation, self.fast_low, out=observation)
         np.minimum(observation, self.fast_high, out=observation)
-        reward, info = self.evaluate_state(observation, action)  # type: ignore[attr-defined]
+        reward, info = self.evaluate_state(observation, action)
         return observation, reward, info["success"]
 
     def set_xyz_action(self, action: NDArray[np.float32]) -> None:
         """Move the mocap body by an action [3], within its bounds; the product is a float32, as shipped."""
-        move = np.minimum(np.maximum(action, -1), 1) * self.action_scale  # type: ignore[attr-defined]
-        position = self.fast_mocap_pos
-        position += move
-        np.maximum(position, self.mocap_low, out=position)  # type: ignore[attr-defined]
-        np.minimum(position, self.mocap_high, out=position)  # type: ignore[attr-defined]
-        self.fast_mocap_quat[:] = (1, 0, 1, 0)
+        # Rounding is monotone, so the product may be clipped instead of the action.
+        limit = float(self.fast_scale)
+        moves, mocap = (action * self.fast_scale).tolist(), self.fast_mocap_pos
+        for axis, (low, high) in enumerate(self.fast_mocap_bounds):
+            position = float(mocap[axis]) + min(max(moves[axis], -limit), limit)
+            mocap[axis] = min(max(position, low), high)
+        self.fast_mocap_quat[:] = MOCAP_QUATERNION
 
     def _get_curr_obs_combined_no_goal(self) -> NDArray[np.float64]:
         right, left = self.fast_claws
@@ -75,18 +77,19 @@ class FastMixin:
         frame = np.zeros(FRAME_SIZE)
         frame[:3] = self.fast_hand
         frame[3] = min(sqrt(apart.dot(apart)) / 0.1, 1.0)
-        positions, quaternions = self._get_pos_objects(), self._get_quat_objects()  # type: ignore[attr-defined]
-        for i in range(len(positions) // 3):
-            start = 4 + 7 * i
-            frame[start : start + 3] = positions[3 * i : 3 * i + 3]
-            frame[start + 3 : start + 7] = quaternions[4 * i : 4 * i + 4]
+        positions, quaternions = self._get_pos_objects(), self._get_quat_objects()
+        if len(positions) == 3:
+            frame[4:7], frame[7:11] = positions, quaternions
+        else:
+            objects = np.hstack((np.reshape(positions, (-1, 3)), np.reshape(quaternions, (-1, 4))))
+            frame[4 : 4 + objects.size] = objects.ravel()
         return frame
 
     def _get_obs(self) -> NDArray[np.float64]:
-        goal = self._get_pos_goal()  # type: ignore[attr-defined]
+        goal = self._get_pos_goal()
         frame = self._get_curr_obs_combined_no_goal()
         observation = np.concatenate((frame, self._prev_obs, goal))
-        self._prev_obs = frame
+        self._prev_obs: NDArray[np.float64] = frame
         return observation
 
     @property
@@ -108,15 +111,12 @@ class FastMixin:
 
     def touching_object(self, object_geom_id: int) -> bool:
         """Whether both pads press on the geom: the sum of each pad's contact forces is positive."""
-        contacts, forces = self.fast_data.contact, self.fast_data.efc_force
-        addresses = contacts.efc_address
-        pressed = {geom: 0.0 for geom in self.fast_pad_geoms}
-        for index, pair in enumerate(contacts.geom.tolist()):
-            if object_geom_id in pair:
-                for geom in self.fast_pad_geoms:
-                    if geom in pair:
-                        pressed[geom] += forces[addresses[index]]
-        return all(force > 0 for force in pressed.values())
+        data, pressed = self.fast_data, []
+        pairs = data.contact.geom.tolist()
+        for pad in self.fast_pad_geoms:
+            both = [i for i, pair in enumerate(pairs) if pad in pair and object_geom_id in pair]
+            pressed.append(bool(both) and sum(data.efc_force[data.contact.efc_address[both]]) > 0)
+        return all(pressed)
 
     def _gripper_caging_reward(
         self,

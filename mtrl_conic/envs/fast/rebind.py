@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from mtrl_conic.envs.fast import rewards
 from mtrl_conic.envs.fast.mixin import FastMixin
@@ -38,11 +38,11 @@ def _with_globals(function: FunctionType, namespace: dict[str, Any]) -> Function
 
 
 def _rebound(member: Any, namespace: dict[str, Any]) -> Any:
-    """A copy of a function, static method or property with `namespace` for its globals; None for anything else."""
+    """A copy of a function, static method or property with `namespace` for its globals; else None."""
     if isinstance(member, FunctionType):
         return _with_globals(member, namespace)
     if isinstance(member, staticmethod):
-        return staticmethod(_with_globals(member.__func__, namespace))
+        return staticmethod(_with_globals(cast(FunctionType, member.__func__), namespace))
     if isinstance(member, property) and isinstance(member.fget, FunctionType):
         return property(_with_globals(member.fget, namespace))
     return None

@@ -1,4 +1,4 @@
-"""The helpers of Meta-World's rewards on scalars: `tolerance`, `hamacher_product`, norms, a quaternion of a matrix.
+"""The helpers of Meta-World's rewards, on scalars: tolerance, Hamacher product, norm, quaternion of a matrix.
 
 Each returns what its namesake in `metaworld.utils.reward_utils`, numpy or scipy returns for one number or one
 vector. numpy's scalar types are kept: a float32 of the action times a Python float is a float32 there too.
@@ -6,49 +6,25 @@ vector. numpy's scalar types are kept: a float32 of the action times a Python fl
 
 from __future__ import annotations
 
-from math import acos, acosh, atanh, cos, cosh, exp, log, pi, sqrt, tanh
+from math import exp, log, sqrt
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LONG_TAIL_SCALE = sqrt(1 / 0.1 - 1)
-_GAUSSIAN_SCALE = sqrt(-2 * log(0.1))
-
-
-def _sigmoid(x: float, at_1: float, kind: str) -> float:
-    """dm_control's sigmoids (`dm_control.utils.rewards`): 1 at 0 and `at_1` at 1."""
-    if kind == "gaussian":
-        return exp(-0.5 * (x * sqrt(-2 * log(at_1))) ** 2)
-    if kind == "hyperbolic":
-        return 1 / cosh(x * acosh(1 / at_1))
-    if kind == "long_tail":
-        return 1 / ((x * sqrt(1 / at_1 - 1)) ** 2 + 1)
-    if kind == "reciprocal":
-        return 1 / (abs(x) * (1 / at_1 - 1) + 1)
-    if kind == "tanh_squared":
-        return 1 - tanh(x * atanh(sqrt(1 - at_1))) ** 2
-    if kind == "cosine":
-        scaled = x * acos(2 * at_1 - 1) / pi
-        return (1 + cos(pi * scaled)) / 2 if abs(scaled) < 1 else 0.0
-    if kind == "linear":
-        scaled = x * (1 - at_1)
-        return 1 - scaled if abs(scaled) < 1 else 0.0
-    if kind == "quadratic":
-        scaled = x * sqrt(1 - at_1)
-        return 1 - scaled**2 if abs(scaled) < 1 else 0.0
-    raise ValueError(f"unknown sigmoid {kind!r}")
+_AT_MARGIN = 0.1  # the reward at a distance of `margin` from the bounds
+_LONG_TAIL_SCALE = sqrt(1 / _AT_MARGIN - 1)
+_GAUSSIAN_SCALE = sqrt(-2 * log(_AT_MARGIN))
 
 
 def tolerance(
-    x: float,
-    bounds: tuple[float, float] = (0.0, 0.0),
-    margin: float = 0.0,
-    sigmoid: str = "gaussian",
-    value_at_margin: float = 0.1,
+    x: float, bounds: tuple[float, float] = (0.0, 0.0), margin: float = 0.0, sigmoid: str = "gaussian"
 ) -> float:
-    """1 within the bounds, falling to `value_at_margin` at a distance of `margin` from them."""
+    """1 within the bounds, falling to 0.1 at a distance of `margin` from them.
+
+    Of the sigmoids of dm_control's `rewards.tolerance`, the tasks use "long_tail" and "gaussian".
+    """
     lower, upper = bounds
     if lower > upper or margin < 0:
         raise ValueError(f"bounds {bounds} must be in order and margin {margin} not negative")
@@ -57,19 +33,11 @@ def tolerance(
     if margin == 0:
         return 0.0
     distance = float(lower - x if x < lower else x - upper) / float(margin)
-    if value_at_margin == 0.1:  # the two kinds that nearly all tasks use, with their scales at hand
-        if sigmoid == "long_tail":
-            return 1 / ((distance * _LONG_TAIL_SCALE) ** 2 + 1)
-        if sigmoid == "gaussian":
-            return exp(-0.5 * (distance * _GAUSSIAN_SCALE) ** 2)
-    return _sigmoid(distance, value_at_margin, sigmoid)
-
-
-def inverse_tolerance(
-    x: float, bounds: tuple[float, float] = (0.0, 0.0), margin: float = 0.0, sigmoid: str = "reciprocal"
-) -> float:
-    """0 within the bounds, 1 far from them."""
-    return 1 - tolerance(x, bounds=bounds, margin=margin, sigmoid=sigmoid, value_at_margin=0)
+    if sigmoid == "long_tail":
+        return 1 / ((distance * _LONG_TAIL_SCALE) ** 2 + 1)
+    if sigmoid == "gaussian":
+        return exp(-0.5 * (distance * _GAUSSIAN_SCALE) ** 2)
+    raise ValueError(f"sigmoid {sigmoid!r} is not one of 'long_tail', 'gaussian'")
 
 
 def hamacher_product(a: float, b: float) -> float:
@@ -82,7 +50,7 @@ def hamacher_product(a: float, b: float) -> float:
 
 
 def rect_prism_tolerance(curr: NDArray[Any], zero: NDArray[Any], one: NDArray[Any]) -> float:
-    """Within the box with corners `zero` and `one` [3], the product of the three relative coordinates; else 1."""
+    """The product of the three coordinates relative to the box from `zero` to `one` [3]; 1 outside of it."""
     product = 1.0
     for x, start, end in zip(curr.tolist(), zero.tolist(), one.tolist(), strict=True):
         if not min(start, end) <= x <= max(start, end):
@@ -91,15 +59,16 @@ def rect_prism_tolerance(curr: NDArray[Any], zero: NDArray[Any], one: NDArray[An
     return product
 
 
-def norm(x: Any, *args: Any, **kwargs: Any) -> Any:
+def norm(x: Any, ord: int | None = None, **kwargs: Any) -> Any:
     """`np.linalg.norm`; a float64 vector or number takes the short way, with the same bits."""
-    if type(x) is np.ndarray and x.ndim == 1 and not kwargs:
-        square = x.dot(x)
-        if type(square) is np.float64:
-            return np.float64(sqrt(square))
-    elif isinstance(x, float):
-        return np.float64(abs(x))
-    return np.linalg.norm(x, *args, **kwargs)
+    if not kwargs and (ord is None or ord == 2):
+        if type(x) is np.ndarray and x.ndim == 1:
+            square = x.dot(x)
+            if type(square) is np.float64:
+                return np.float64(sqrt(square))
+        elif isinstance(x, float):
+            return np.float64(abs(x))
+    return np.linalg.norm(x, ord, **kwargs)
 
 
 def clip(x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -134,10 +103,15 @@ def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 class Rotation:
     """The one use of scipy's `Rotation` in the tasks: `from_matrix(m).as_quat()`."""
 
+    __slots__ = ("_matrix",)
+
     def __init__(self, matrix: NDArray[np.float64]) -> None:
         self._matrix = matrix
 
-    from_matrix = classmethod(lambda cls, matrix: cls(matrix))
+    @classmethod
+    def from_matrix(cls, matrix: NDArray[np.float64]) -> Rotation:
+        """The rotation of a matrix [3, 3]."""
+        return cls(matrix)
 
     def as_quat(self) -> NDArray[np.float64]:
         """The quaternion [4] (x, y, z, w)."""

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class NamedView:
-    """Stands for `data.body(name)` and the like; an array is fetched once, as it stays a live view of the data."""
+    """Stands for `data.body(name)` and the like; an array is fetched once, as it stays a live view."""
 
     def __init__(self, view: Any) -> None:
         self._view = view
