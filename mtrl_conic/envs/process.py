@@ -41,7 +41,7 @@ class Worker(Protocol):
         """Ask for a method of `Group`."""
 
     def reply(self) -> Any:
-        """Wait for its result; WorkerError if it failed. May be called again when a signal interrupted it."""
+        """Wait for its result; WorkerError if it failed. Does not wait again for a result it has returned."""
 
 
 class LocalWorker:
@@ -49,13 +49,16 @@ class LocalWorker:
 
     def __init__(self, assignment: Assignment, arrays: SharedArrays) -> None:
         self._group = Group(assignment, arrays)
-        self._request: tuple[Any, ...] = ("build",)
+        self._request: tuple[Any, ...] | None = ("build",)
 
     def request(self, operation: str, *arguments: Any) -> None:
         self._request = (operation, *arguments)
 
     def reply(self) -> Any:
-        return self._group.run(*self._request)
+        if self._request is None:
+            raise WorkerError("a signal interrupted the environments in the middle of their work")
+        request, self._request = self._request, None
+        return self._group.run(*request)
 
     def close(self) -> None:
         self._group.run("close")
@@ -180,14 +183,12 @@ def check_picklable(assignment: Assignment) -> None:
 
 def _start(socket_fd: int, memory_fd: int) -> subprocess.Popen[bytes]:
     program = _PROGRAM.format([os.path.abspath(path) for path in sys.path], socket_fd, memory_fd)
-    # Blocked until the worker ignores it: a Ctrl-C during the start must not kill the worker.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **dict.fromkeys(_THREADS, "1")},
-            pass_fds=(socket_fd, memory_fd),
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **dict.fromkeys(_THREADS, "1")},
+        pass_fds=(socket_fd, memory_fd),
+        # Ctrl-C and `timeout` signal the whole group, but only the parent decides what that means: it may
+        # still want the state of the environments for a checkpoint.
+        process_group=0,
+    )

@@ -65,7 +65,7 @@ class VectorEnv:
         self._workers: list[Worker] = []
         self._processes: list[ProcessWorker] = []
         self._half = 0  # of the step memory, where the next results go
-        self._phase: Literal["new", "ready", "stepping", "closed"] = "new"
+        self._phase: Literal["new", "busy", "ready", "stepping", "closed"] = "new"
         # Also runs when the interpreter exits without `close`.
         self._finalizer = weakref.finalize(self, end_workers, self._processes, grace=_GRACE)
         self._start(layout, in_processes=workers > 0, timeout=timeout)
@@ -82,7 +82,9 @@ class VectorEnv:
         """
         self._expect("new", "ready")
         half = self._flip()
-        self._ask_all("reset", half)
+        self._phase = "busy"
+        self._request_all("reset", half)
+        self._reply_all()
         self._phase = "ready"
         return self._arrays.steps[half].observation
 
@@ -98,15 +100,16 @@ class VectorEnv:
         if action.shape != self._arrays.action.shape:
             raise ValueError(f"action must have the shape {self._arrays.action.shape}, not {action.shape}")
         self._arrays.action[...] = action
-        self._phase = "stepping"
+        self._phase = "busy"
         self._sent = self._flip()
         self._request_all("step", self._sent)
+        self._phase = "stepping"
 
     def receive(self) -> VectorStep:
         """Wait for the step that `send` started.
 
-        The arrays are views of shared memory, valid until the next `receive`. When a signal handler raised
-        during the call, it may be called again.
+        The arrays are views of shared memory, valid until the next `receive`. Where a signal handler raised
+        (KeyboardInterrupt) while this call waited for worker processes, it may be called again.
 
         Raises:
             RuntimeError: no step was sent.
@@ -128,10 +131,12 @@ class VectorEnv:
         Callable when no step is under way. Holds numpy arrays, numbers, strings, dicts and lists only.
         """
         self._expect("ready")
+        self._phase = "busy"
         self._request_all("get_state")
         states: dict[Place, State] = {}
         for part in self._reply_all():
             states |= part
+        self._phase = "ready"
         envs = [states[place] for place in np.ndindex(self.shape)]
         return {**self._identity(), "envs": envs}
 
@@ -151,6 +156,7 @@ class VectorEnv:
                 raise ValueError(f"the state is of {key} {state[key]}, not {value}")
         states = dict(zip(np.ndindex(self.shape), state["envs"], strict=True))
         half = self._flip()
+        self._phase = "busy"
         self._guard(self._request_states, states, half)
         self._reply_all()
         self._phase = "ready"
@@ -196,10 +202,6 @@ class VectorEnv:
             self._processes.append(process)
             self._workers.append(process)
 
-    def _ask_all(self, operation: str, *arguments: Any) -> list[Any]:
-        self._request_all(operation, *arguments)
-        return self._reply_all()
-
     def _request_all(self, operation: str, *arguments: Any) -> None:
         for worker in self._workers:
             self._guard(worker.request, operation, *arguments)
@@ -240,6 +242,7 @@ _HINTS = {
     "new": "the episodes have not started: call reset or set_state first",
     "ready": "no step is under way: call send first",
     "stepping": "a step is under way: call receive first",
+    "busy": "a signal interrupted the last call half-way: the vector can only be closed",
     "closed": "the vector is closed",
 }
 

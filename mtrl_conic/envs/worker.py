@@ -181,11 +181,9 @@ def main(socket_fd: int, memory_fd: int) -> None:
         socket_fd: one end of a socket pair; the first message is the `Assignment`.
         memory_fd: a file with the memory of `Assignment.layout`.
     """
-    # Ctrl-C reaches the whole process group, but only the parent decides what it means. The parent
-    # started this process with the signal blocked: from here on it is ignored.
+    # Only the parent decides what a Ctrl-C means, also where it is sent to all processes of a job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.set_inheritable(socket_fd, False)
     connection = socket.socket(fileno=socket_fd)
     threading.Thread(target=_exit_with_parent, args=(connection.fileno(),), daemon=True).start()

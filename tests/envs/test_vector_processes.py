@@ -256,6 +256,50 @@ def test_a_script_needs_no_main_guard_and_no_close(tmp_path, then):
     assert ("KeyError" in errors) == (then == "raise KeyError")
 
 
+def test_signals_to_the_group_leave_the_state_within_reach(tmp_path):
+    # As Ctrl-C and `timeout` send them.
+    then = """
+import os, signal
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: print("signal", flush=True))
+    os.killpg(0, number)
+vector.receive()
+print(len(vector.get_state()["envs"]))
+"""
+    source = KILLED.format(fault="", then=then)
+    script = run_script(tmp_path / "script.py", source, start_new_session=True)
+    output = script.communicate(timeout=PATIENCE)[0]
+    assert output.splitlines()[2:] == ["signal", "signal", "3"]
+    assert script.returncode == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_call_other_than_receive_leaves_a_vector_that_only_closes(monkeypatch, workers):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with VectorEnv(ToySpec(), [0], workers=workers) as vector:
+        vector.reset()
+        monkeypatch.setattr(type(vector._workers[-1]), "request", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            vector.get_state()
+        with pytest.raises(RuntimeError, match="can only be closed"):
+            vector.get_state()
+
+
+def test_an_interrupted_step_in_this_process_is_not_done_twice(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with VectorEnv(ToySpec(), [0], workers=0) as vector:
+        vector.reset()
+        monkeypatch.setattr("mtrl_conic.envs.toy.ToyEnv.step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            steps(vector, 1)
+        with pytest.raises(WorkerError, match="a signal interrupted"):
+            vector.receive()
+
+
 def test_a_spec_of_the_main_script_is_refused(monkeypatch):
     monkeypatch.setattr(ScriptSpec, "__module__", "__main__")
     with pytest.raises(ValueError, match="ScriptSpec is defined in the main script"):
