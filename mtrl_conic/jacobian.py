@@ -1,12 +1,92 @@
-"""The per-task Jacobian: its Gramian and its weighted sums."""
+"""Per-task gradients of all tasks and seeds from one backward pass.
+
+Each row of a multi-task batch belongs to one task, so a layer's K weight gradients X_kᵀδ_k cost as much as
+their sum: the recorder below writes them straight into the Jacobian, without copies.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-# Columns converted to float64 at a time: K rows of them stay in a core's cache.
-_CHUNK = 16384
+from mtrl_conic.networks import Layout
+
+# Columns of a matrix product in float64, and how many such products run as one batch: the products keep their
+# operands in a core's cache, and the batch keeps all cores busy without a second copy of the Jacobian.
+_PIECE, _PIECES = 4096, 16
+
+
+class TaskGradients:
+    """Buffers for the gradients of one network, filled by a backward pass (a `networks.Recorder`).
+
+    Args:
+        layout: of the flat parameters [S, P].
+        num_seeds: S.
+        num_tasks: K.
+        scope: which parameters' gradients form the Jacobian: the "shared" ones (each head then follows the
+            gradient of the mean loss, its own task's over K), or "all" (a head's row is zero for other tasks).
+        keep_tasks: build the Jacobian; otherwise the backward pass sums over tasks.
+
+    Attributes:
+        jacobian: [S, K, J], J the number of parameters in scope; None unless `keep_tasks`.
+        flat: [S, P], the gradient that the optimizer is to follow.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        num_seeds: int,
+        num_tasks: int,
+        scope: str = "shared",
+        keep_tasks: bool = True,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.layout, self.num_tasks = layout, num_tasks
+        self.anchor = torch.zeros((), device=device, dtype=dtype, requires_grad=True)
+        self.flat = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
+        self.scope_size = layout.size if scope == "all" else layout.shared_size
+        self.jacobian: Tensor | None = None
+        if keep_tasks:
+            self.jacobian = self.flat.new_zeros(num_seeds, num_tasks, self.scope_size)
+
+    def shared(self, name: str, inputs: Tensor, delta: Tensor) -> None:
+        """Write the weight and bias gradient of a shared layer; see `networks.Recorder`."""
+        if self.jacobian is None:
+            target = self.flat
+        else:  # the same products with the tasks kept apart: a batch of S·K matrices
+            rows = (len(self.flat) * self.num_tasks, -1)
+            inputs, delta = (t.view(*rows, t.shape[-1]) for t in (inputs, delta))
+            target = self.jacobian.flatten(0, 1)
+        torch.bmm(delta.mT, inputs, out=self.layout.view(target, f"{name}.weight"))
+        torch.sum(delta, 1, out=self.layout.view(target, f"{name}.bias"))
+
+    def head(self, name: str, inputs: Tensor, delta: Tensor) -> None:
+        """Write the weight and bias gradient of the heads; see `networks.Recorder`."""
+        self._write_head(f"{name}.weight", delta.mT @ inputs)
+        self._write_head(f"{name}.bias", delta.sum(2))
+
+    def _write_head(self, name: str, gradient: Tensor) -> None:
+        if self.jacobian is None or self.scope_size < self.layout.size:
+            self.layout.view(self.flat, name).copy_(gradient)
+            return
+        block = self.layout.blocks[name]
+        rows = self.jacobian[..., block.start : block.stop].unflatten(2, (self.num_tasks, -1))
+        rows.diagonal(dim1=1, dim2=2).copy_(
+            gradient.flatten(2).mT
+        )  # [S, ·, K]: task k's row, head k's columns
+
+    def finish(self) -> None:
+        """Scale the heads outside the Jacobian to the gradient of the mean loss."""
+        if self.jacobian is not None:
+            self.flat[:, self.scope_size :].div_(self.num_tasks)
+
+    @property
+    def direction(self) -> Tensor:
+        """The part of `flat` [S, J] that a combiner writes."""
+        return self.flat[:, : self.scope_size]
 
 
 def gramian(jacobian: Tensor) -> Tensor:
@@ -20,11 +100,10 @@ def gramian(jacobian: Tensor) -> Tensor:
     Returns:
         [S, K, K] in float64.
     """
-    num_seeds, num_tasks, size = jacobian.shape
+    num_seeds, num_tasks, _ = jacobian.shape
     result = torch.zeros(num_seeds, num_tasks, num_tasks, dtype=torch.float64, device=jacobian.device)
-    for start in range(0, size, _CHUNK):
-        chunk = jacobian[..., start : start + _CHUNK].double()
-        result.baddbmm_(chunk, chunk.mT)
+    for _, pieces in _double_pieces(jacobian):
+        result += (pieces @ pieces.mT).sum(1)
     return result
 
 
@@ -41,8 +120,19 @@ def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None) -
     """
     if out is None:
         out = jacobian.new_empty(jacobian.shape[0], jacobian.shape[2])
-    row = weights.double().unsqueeze(1)
-    for start in range(0, jacobian.shape[2], _CHUNK):
-        columns = slice(start, start + _CHUNK)
-        out[:, columns] = torch.bmm(row, jacobian[..., columns].double()).squeeze(1)
+    row = weights.double()[:, None, None]
+    for columns, pieces in _double_pieces(jacobian):
+        out[:, columns] = (row @ pieces).flatten(1)
     return out
+
+
+def _double_pieces(jacobian: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Pieces [S, n, K, c] of a Jacobian [S, K, P] in float64, with the columns they cover."""
+    start, size = 0, jacobian.shape[2]
+    while start < size:
+        piece = min(_PIECE, size - start)
+        count = min(_PIECES, (size - start) // piece)
+        columns = slice(start, start + count * piece)
+        block = jacobian[..., columns].unflatten(2, (count, piece)).transpose(1, 2)
+        yield columns, block.to(torch.float64, memory_format=torch.contiguous_format)
+        start = columns.stop

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,9 +49,59 @@ class SeedStreams:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for generator, saved in zip(self.generators, state["streams"], strict=True):
-            generator.set_state(saved.cpu())
+            saved = saved.cpu()
+            if saved.shape == generator.get_state().shape:
+                generator.set_state(saved)
+            else:  # the run moves between CPU and CUDA, whose generators differ: start a stream of its own
+                generator.manual_seed(_mix(zlib.crc32(saved.numpy().tobytes())))
 
 
 def _mix(*numbers: int) -> int:
     """A 63-bit generator seed that depends on all the numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What is needed to say where a number came from: versions, code state, machine, command, time."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _RECORDED},
+        "git": git_state(Path(__file__).parent),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({platform.machine()})",
+        "cores": available_cores(),
+        "torch_threads": torch.get_num_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and cleanness of the checkout that holds `folder`; None outside of one."""
+    try:
+        commit, status = (
+            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.strip(), "clean": not status.strip()}
+
+
+_RECORDED = ("mtrl_conic", "torch", "metaworld", "mujoco", "gymnasium", "numpy", "hydra-core")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,265 @@
+"""Multi-task soft actor-critic with combined gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.jacobian import TaskGradients
+from mtrl_conic.losses import actor_losses, critic_losses, squashed_gaussian, td_target, temperature_losses
+from mtrl_conic.networks import Layout, MultiHeadMLP, Recorder, initialize
+from mtrl_conic.replay import Batch
+from mtrl_conic.runtime import SeedStreams
+
+
+@dataclass
+class AgentConfig:
+    """Settings of `MultiTaskSAC`; the defaults are the Meta-World baselines' (docs/protocols.md)."""
+
+    hidden_sizes: list[int]
+    num_critics: int = 2
+    layer_norm: bool = False
+    task_id_input: bool = True
+    learning_rate: float = 3e-4
+    adam_epsilon: float = 1e-5
+    max_grad_norm: float = 1.0
+    discount: float = 0.99
+    tau: float = 0.005
+    initial_temperature: float = 1.0
+    target_entropy: float | None = None
+    reward_scale: float = 1.0
+    gradient_scope: str = "shared"  # or "all"
+
+
+class Learner:
+    """One network's flat parameters with the gradients, the combiner and the optimizer that move them.
+
+    Attributes:
+        params: [S, P].
+        metrics: tensors [S] or [S, K] of the last step.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        combiner: Combiner,
+        config: AgentConfig,
+        streams: SeedStreams,
+        num_tasks: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> None:
+        num_seeds = len(streams.generators)
+        keep_tasks = combiner.requires != "losses"
+        self.layout, self.combiner, self.max_grad_norm = layout, combiner, config.max_grad_norm
+        self.params = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
+        initialize(layout, self.params, streams)
+        self.gradients = TaskGradients(
+            layout, num_seeds, num_tasks, config.gradient_scope, keep_tasks, device, dtype
+        )
+        self.params.grad = self.gradients.flat
+        self.views = layout.views(self.params)
+        self.optimizer = torch.optim.Adam(
+            [self.params], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+        )
+        self.metrics: dict[str, Tensor] = {}
+
+    def step(self, losses: Tensor, halted: Tensor) -> None:
+        """Turn losses [S, K] into one step of the optimizer; where `halted` is or becomes 1, nothing moves."""
+        detached = losses.detach()
+        before = [tensor.clone() for tensor in self.combiner.state.values()]
+        self._fill_gradients(losses, detached)
+        norm = torch.linalg.vector_norm(self.gradients.flat, dim=1)
+        self.gradients.flat.mul_((self.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1).unsqueeze(1))
+        all_finite = torch.isfinite(detached).all() & torch.isfinite(norm).all()
+        halted.copy_(torch.maximum(halted, (~all_finite).to(halted.dtype)))
+        for tensor, old in zip(self.combiner.state.values(), before, strict=True):
+            tensor.copy_(torch.where(halted.bool(), old, tensor))
+        self.optimizer.found_inf = halted  # the fused kernel's own switch: 1 skips the step
+        self.optimizer.step()
+        self.metrics = {"loss": detached, "grad_norm": norm, **self.combiner.diagnostics}
+
+    def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
+        gradients = self.gradients
+        if gradients.jacobian is None:
+            weights = self.combiner.weights(None, detached)
+            (weights * losses).sum().backward()
+            return
+        losses.sum().backward()
+        gradients.finish()
+        self.combiner.direction(gradients.jacobian, detached, out=gradients.direction)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "params": self.params,
+            "optimizer": self.optimizer.state_dict(),
+            "combiner": self.combiner.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.params.copy_(state["params"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.combiner.load_state_dict(state["combiner"])
+
+
+class MultiTaskSAC:
+    """S independent multi-head SAC agents, each learning the same K tasks.
+
+    Args:
+        config: settings.
+        seeds: the S seeds; each has its own weights, noise and combiner state.
+        num_tasks: K.
+        observation_size, action_size: O, A.
+        make_combiner: builds a combiner; called once for the critic ensemble and once for the actor.
+
+    Attributes:
+        halted: scalar, 1 from the first update on whose loss or gradient was not finite; nothing moves then.
+        masked_updates: scalar, the number of updates since then.
+        bad_losses: [S, K], whether that seed's and task's loss was the reason.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        seeds: Sequence[int],
+        num_tasks: int,
+        observation_size: int,
+        action_size: int,
+        make_combiner: Callable[[], Combiner],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.num_tasks, self.action_size = config, num_tasks, action_size
+        self.device, self.dtype = torch.device(device), dtype
+        self.target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
+        self.streams = {
+            name: SeedStreams(seeds, name, device) for name in ("initialization", "exploration", "policy")
+        }
+        input_size = observation_size + (num_tasks if config.task_id_input else 0)
+        hidden = config.hidden_sizes
+        self.actor_net = MultiHeadMLP(
+            "actor", input_size, hidden, 2 * action_size, num_tasks, config.layer_norm
+        )
+        self.critic_nets = [
+            MultiHeadMLP(f"critic{e}", input_size + action_size, hidden, 1, num_tasks, config.layer_norm)
+            for e in range(config.num_critics)
+        ]
+        self.actor = self._learner([self.actor_net], make_combiner(), seeds)
+        self.critic = self._learner(self.critic_nets, make_combiner(), seeds)
+        self.target_params = self.critic.params.clone()
+        self.target_views = self.critic.layout.views(self.target_params)
+        shape = (len(seeds), num_tasks)
+        initial = torch.tensor(config.initial_temperature, dtype=dtype).log().item()
+        self.log_temperature = torch.full(shape, initial, device=device, dtype=dtype)
+        self.log_temperature.grad = torch.zeros_like(self.log_temperature)
+        self.temperature_optimizer = torch.optim.Adam(
+            [self.log_temperature], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+        )
+        self.task_id = torch.eye(num_tasks, device=device, dtype=dtype).view(1, num_tasks, 1, num_tasks)
+        self.halted = torch.zeros((), device=device)
+        self.masked_updates = torch.zeros((), device=device)
+        self.bad_losses = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.metrics: dict[str, Tensor] = {}
+
+    def _learner(self, nets: list[MultiHeadMLP], combiner: Combiner, seeds: Sequence[int]) -> Learner:
+        combiner.setup(seeds, self.num_tasks, self.device)
+        shared = {name: shape for net in nets for name, shape in net.shared.items()}
+        heads = {name: shape for net in nets for name, shape in net.heads.items()}
+        streams = self.streams["initialization"]
+        return Learner(
+            Layout(shared, heads), combiner, self.config, streams, self.num_tasks, self.device, self.dtype
+        )
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions [S, K, N, A] in (-1, 1) for observations [S, K, N, O]; exploring unless `deterministic`."""
+        outputs = self.actor_net(self.actor.views, self._inputs(observation))
+        if deterministic:
+            return outputs.chunk(2, dim=-1)[0].tanh()
+        return squashed_gaussian(outputs, self._noise("exploration", observation))[0]
+
+    def random_actions(self, observation: Tensor) -> Tensor:
+        """Actions uniform in [-1, 1) of the shape that `act` gives."""
+        shape = (*observation.shape[:-1], self.action_size)
+        return self.streams["exploration"].uniform_(observation.new_empty(shape)) * 2 - 1
+
+    def update(self, batch: Batch) -> None:
+        """One gradient step of critics, actor and temperatures, and one of the target critics."""
+        inputs, temperature = self._inputs(batch.observation), self.log_temperature.exp()
+        target = self._target(batch, temperature)
+        values = self._values(self.critic.views, inputs, batch.action, self.critic.gradients)
+        losses = critic_losses(values, target)
+        self._note(losses)
+        self.critic.step(losses, self.halted)
+
+        outputs = self.actor_net(self.actor.views, inputs, self.actor.gradients)
+        action, log_prob = squashed_gaussian(outputs, self._noise("policy", batch.observation))
+        value = self._values(self.critic.views, inputs, action).amin(0)
+        losses = actor_losses(log_prob, value, temperature)
+        self._note(losses)
+        self.actor.step(losses, self.halted)
+
+        self._update_temperature(log_prob.detach())
+        self.target_params.lerp_(self.critic.params, self.config.tau * (1 - self.halted).to(self.dtype))
+        self.masked_updates += self.halted
+        self.metrics = {"temperature": temperature, "q_value": values.detach().mean((0, 3))}
+
+    def _inputs(self, observation: Tensor) -> Tensor:
+        if not self.config.task_id_input:
+            return observation
+        return torch.cat((observation, self.task_id.expand(*observation.shape[:3], -1)), -1)
+
+    def _noise(self, stream: str, like: Tensor) -> Tensor:
+        return self.streams[stream].normal_(like.new_empty(*like.shape[:3], self.action_size))
+
+    def _values(
+        self, views: dict[str, Tensor], inputs: Tensor, action: Tensor, recorder: Recorder | None = None
+    ) -> Tensor:
+        """Q-values [E, S, K, B] of inputs [S, K, B, ·] and actions [S, K, B, A]."""
+        pairs = torch.cat((inputs, action), -1)
+        return torch.stack([net(views, pairs, recorder).squeeze(-1) for net in self.critic_nets])
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
+        inputs = self._inputs(batch.next_observation)
+        outputs = self.actor_net(self.actor.views, inputs)
+        action, log_prob = squashed_gaussian(outputs, self._noise("policy", batch.next_observation))
+        value = self._values(self.target_views, inputs, action).amin(0)
+        reward = self.config.reward_scale * batch.reward
+        return td_target(reward, batch.terminated, value, log_prob, temperature, self.config.discount)
+
+    def _update_temperature(self, log_prob: Tensor) -> None:
+        log_temperature = self.log_temperature.detach().requires_grad_()
+        losses = temperature_losses(log_temperature, log_prob, self.target_entropy)
+        assert self.log_temperature.grad is not None
+        self.log_temperature.grad.copy_(torch.autograd.grad(losses.mean(), log_temperature)[0])
+        self.temperature_optimizer.found_inf = self.halted
+        self.temperature_optimizer.step()
+
+    def _note(self, losses: Tensor) -> None:
+        """Remember whose loss was the first not to be finite."""
+        self.bad_losses |= ~torch.isfinite(losses.detach()) & ~self.halted.bool()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "actor": self.actor.state_dict(),
+            "critic": self.critic.state_dict(),
+            "target_params": self.target_params,
+            "log_temperature": self.log_temperature,
+            "temperature_optimizer": self.temperature_optimizer.state_dict(),
+            "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.actor.load_state_dict(state["actor"])
+        self.critic.load_state_dict(state["critic"])
+        self.target_params.copy_(state["target_params"])
+        self.log_temperature.copy_(state["log_temperature"])
+        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
+        for name, stream in self.streams.items():
+            stream.load_state_dict(state["streams"][name])

@@ -1,0 +1,63 @@
+"""Success of the deterministic policy on a fixed list of goals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtrl_conic.envs.vector import VectorEnv
+
+
+class Evaluation(NamedTuple):
+    """Means over the episodes of each seed and task.
+
+    `success_rate` is the share of episodes with success at any step.
+    """
+
+    success_rate: NDArray[np.float64]  # [S, K]
+    episode_return: NDArray[np.float64]  # [S, K]
+    episodes: int  # a seed and task
+
+
+class Interrupted(Exception):
+    """The run is asked to stop."""
+
+
+def evaluate(
+    act: Callable[[Tensor], Tensor],
+    envs: VectorEnv,
+    episodes: int,
+    device: torch.device | str = "cpu",
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Play `episodes` episodes of each seed and task, on goals 0, 1, ... in turn.
+
+    Args:
+        act: deterministic policy, observations [S, K, 1, O] → actions [S, K, 1, A].
+        envs: one environment a seed and task, `goals="in_turn"`; they are reset first.
+        should_stop: asked at every step.
+
+    Raises:
+        Interrupted: `should_stop` said so; nothing was measured.
+        WorkerError: an environment failed.
+    """
+    num_seeds, num_tasks, _ = envs.shape
+    played = np.zeros((num_seeds, num_tasks, 1), dtype=int)
+    successes, returns = np.zeros(played.shape), np.zeros(played.shape)
+    observation = envs.reset()
+    while played.min() < episodes:
+        if should_stop():
+            raise Interrupted
+        action = act(torch.from_numpy(observation).to(device))
+        step = envs.step(action.cpu().numpy())
+        ended = (step.terminated | step.truncated) & (played < episodes)
+        successes += ended & step.success
+        returns += np.where(ended, step.episode_return, 0)
+        played += ended
+        observation = step.observation
+    return Evaluation(successes[..., 0] / episodes, returns[..., 0] / episodes, episodes)

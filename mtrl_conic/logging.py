@@ -1,0 +1,137 @@
+"""The records of a run: JSON lines, the only input of reports, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
+
+from mtrl_conic.evaluation import Evaluation
+
+
+class Records:
+    """A file of JSON lines, each with a "step".
+
+    Args:
+        path: the file; made when absent.
+        last_step: lines beyond it, and lines cut short, are removed first: an interrupted run left them.
+    """
+
+    def __init__(self, path: Path, last_step: int = -1) -> None:
+        lines = [line for line in read_records(path) if line["step"] <= last_step] if path.exists() else []
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        temporary.replace(path)
+        self._file = path.open("a")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+    def flush(self) -> None:
+        """Have all lines on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a record file; one that was cut short or damaged is left out."""
+    lines = []
+    for text in path.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+class RunLogger:
+    """Writes evaluations and training metrics of S seeds to `evaluations.jsonl`, `metrics.jsonl` and TensorBoard.
+
+    Args:
+        run_dir: the run folder.
+        seeds: the S seeds.
+        tasks: the K task names.
+        last_step: records beyond this step are removed first; -1 in a new run.
+    """
+
+    def __init__(
+        self, run_dir: Path, seeds: Sequence[int], tasks: Sequence[str], last_step: int = -1
+    ) -> None:
+        self.seeds, self.tasks = list(seeds), list(tasks)
+        self.evaluations = Records(run_dir / "evaluations.jsonl", last_step)
+        self.training = Records(run_dir / "metrics.jsonl", last_step)
+        purge = last_step + 1 if last_step >= 0 else None
+        folder = run_dir / "tensorboard"
+        self._boards = {
+            seed: SummaryWriter(str(folder / f"seed_{seed}"), purge_step=purge, flush_secs=30)
+            for seed in seeds
+        }
+        self._mean_board = SummaryWriter(str(folder / "mean"), purge_step=purge, flush_secs=30)
+
+    def evaluation(self, step: int, result: Evaluation, wall_seconds: float) -> None:
+        """Record an evaluation: a line a seed."""
+        for row, seed in enumerate(self.seeds):
+            success = dict(zip(self.tasks, result.success_rate[row].tolist(), strict=True))
+            returns = dict(zip(self.tasks, result.episode_return[row].tolist(), strict=True))
+            line = {
+                "step": step,
+                "seed": seed,
+                "success_rate": float(result.success_rate[row].mean()),
+                "success": success,
+                "return": returns,
+                "episodes": result.episodes,
+                "wall_seconds": round(wall_seconds, 3),
+            }
+            self.evaluations.write(line)
+        values = {"eval/success_rate": result.success_rate.mean(1)}
+        for column, task in enumerate(self.tasks):
+            values[f"eval/success_rate/{task}"] = result.success_rate[:, column]
+            values[f"eval/return/{task}"] = result.episode_return[:, column]
+        self._to_boards(step, values)
+        self.flush()
+
+    def metrics(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
+        """Record training metrics, each [S] or, one a task, [S, K]; NaN stands for "nothing to report"."""
+        flat: dict[str, NDArray[np.float64]] = {}
+        for key, value in values.items():
+            if value.ndim == 1:
+                flat[key] = value
+            else:
+                flat |= {f"{key}/{task}": value[:, column] for column, task in enumerate(self.tasks)}
+        for row, seed in enumerate(self.seeds):
+            line = {key: float(value[row]) for key, value in flat.items() if np.isfinite(value[row])}
+            self.training.write({"step": step, "seed": seed, **line})
+        self._to_boards(step, flat)
+
+    def _to_boards(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
+        for key, value in values.items():
+            for row, seed in enumerate(self.seeds):
+                if np.isfinite(value[row]):
+                    self._boards[seed].add_scalar(key, float(value[row]), step)
+            if np.isfinite(value).all():
+                self._mean_board.add_scalar(key, float(value.mean()), step)
+
+    def flush(self) -> None:
+        """Have everything on the disk."""
+        for records in (self.evaluations, self.training):
+            records.flush()
+        for board in (*self._boards.values(), self._mean_board):
+            board.flush()
+
+    def close(self) -> None:
+        self.flush()
+        for records in (self.evaluations, self.training):
+            records.close()
+        for board in (*self._boards.values(), self._mean_board):
+            board.close()

@@ -1,0 +1,67 @@
+"""The run folder: made, locked, and told where its numbers come from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from mtrl_conic.checkpoint import RunLocked, lock
+from mtrl_conic.config import ConfigError, TrainConfig
+from mtrl_conic.runtime import provenance
+
+
+@contextmanager
+def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
+    """Make (or reopen) and lock the run folder of `config`, and record settings and provenance in it.
+
+    Raises:
+        ConfigError: the folder is not empty, in use, or cannot be written; none was made.
+    """
+    run_dir = Path(config.run_dir) if config.run_dir else _fresh_name(config)
+    if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(
+            f"run_dir={run_dir}: exists and is not empty; choose another or give resume={run_dir}"
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = lock(run_dir)
+    except RunLocked as error:
+        raise ConfigError(f"run_dir={error}") from error
+    except OSError as error:
+        raise ConfigError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from error
+    try:
+        config.run_dir = str(run_dir)
+        _record(config, run_dir)
+        yield run_dir
+    finally:
+        os.close(descriptor)
+
+
+def _fresh_name(config: TrainConfig) -> Path:
+    method = str(config.combiner["_target_"]).rpartition(".")[2].lower()
+    stem = f"{config.env.name}_{method}_{datetime.now():%Y%m%d_%H%M%S}"
+    candidates = (Path("runs", stem + suffix) for suffix in ("", *(f"_{n}" for n in range(2, 1000))))
+    return next(path for path in candidates if not path.exists())
+
+
+def _record(config: TrainConfig, run_dir: Path) -> None:
+    _write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    path = run_dir / "provenance.json"
+    try:
+        pieces = json.loads(path.read_text())["pieces"]
+    except (OSError, ValueError, KeyError):
+        pieces = []
+    pieces.append(provenance(config.torch_device()))
+    _write(path, json.dumps({"pieces": pieces}, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

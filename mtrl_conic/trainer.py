@@ -1,0 +1,222 @@
+"""The training loop: collect, add, sample, update, evaluate, log, checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mtrl_conic.agent import MultiTaskSAC
+from mtrl_conic.checkpoint import Checkpoints, to_numpy, to_plain, write_file
+from mtrl_conic.config import TrainConfig
+from mtrl_conic.envs import make_spec
+from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.evaluation import Interrupted, evaluate
+from mtrl_conic.logging import RunLogger
+from mtrl_conic.metrics import EpisodeStatistics, Stopwatch, training_metrics
+from mtrl_conic.replay import ReplayBuffer
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient stopped being a number."""
+
+
+class Trainer:
+    """Trains S agents on K tasks in a run folder.
+
+    Args:
+        config: settings, already validated.
+        run_dir: the run folder; it exists.
+        resume: continue from its newest checkpoint, if it has any.
+
+    Raises:
+        CheckpointError: `resume`, and no checkpoint can be read.
+        WorkerError: an environment could not be built.
+    """
+
+    def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
+        self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
+        spec = make_spec(config.env)
+        sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
+        self.agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, self.device)
+        self.replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task, self.device)
+        self.checkpoints = Checkpoints(run_dir / "checkpoints")
+        self.step = self.evaluated = 0
+        self.best = -1.0
+        self.wall_seconds = 0.0
+        self.success = float("nan")
+        self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
+        self.watch = Stopwatch()
+        resuming = resume and self.checkpoints.folder.is_dir()
+        state = self._load() if resuming else None
+        self.logger = RunLogger(run_dir, config.seeds, spec.tasks, self.step if resuming else -1)
+        options = {"workers": config.workers, "timeout": config.env.timeout}
+        self.envs = VectorEnv(spec, config.seeds, config.env.num_envs_per_task, **options)
+        options["workers"] = min(config.workers, len(config.seeds) * len(spec.tasks))
+        self.eval_envs = VectorEnv(spec, config.seeds, goals="in_turn", **options)
+        self.observation = self._start_envs(state)
+        if state is None:
+            self._save()
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train until `steps_per_task`, `max_wall_seconds` or `should_stop`; a checkpoint is always written.
+
+        Returns:
+            Whether the run is complete.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not a number; the checkpoint holds the last finite state.
+            WorkerError: an environment failed.
+        """
+        limit = self.config.max_wall_seconds or float("inf")
+        start, before = time.perf_counter(), self.wall_seconds
+        stop = lambda: should_stop() or time.perf_counter() - start > limit  # noqa: E731
+        bar = tqdm(total=self.config.steps_per_task, initial=self.step, unit="step", disable=None)
+        try:
+            while True:
+                self.wall_seconds = before + time.perf_counter() - start
+                if self._evaluation_due():
+                    self._evaluate(stop)
+                if self.step >= self.config.steps_per_task:
+                    return True
+                if stop():
+                    raise Interrupted
+                self._step()
+                bar.update(self.step - bar.n)
+                if self._passed(self.config.metrics_every):
+                    bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
+                    self._log()
+        except (Interrupted, WorkerError) as reason:
+            self._save()
+            if isinstance(reason, WorkerError):
+                raise
+            return False
+        finally:
+            bar.close()
+
+    def close(self) -> None:
+        """End the workers and close the records."""
+        self.envs.close()
+        self.eval_envs.close()
+        self.logger.close()
+
+    def _step(self) -> None:
+        """One step of every environment, with the updates done while the environments are busy."""
+        config, observation = self.config, self.observation
+        explore = self.step < config.warmup_steps
+        action = (self.agent.random_actions if explore else self.agent.act)(observation)
+        with self.watch("env"):
+            self.envs.send(action.cpu().numpy())
+        if not explore and self.replay.total > 0:
+            with self.watch("update"):
+                for _ in range(config.updates_per_step):
+                    self.agent.update(self.replay.sample(config.batch_size_per_task))
+        with self.watch("env"):
+            result = self.envs.receive()
+        self.replay.add(
+            observation,
+            action,
+            self._tensor(result.reward),
+            self._tensor(result.next_observation),
+            self._tensor(result.terminated),
+        )
+        self.observation = self._tensor(result.observation)
+        self.episodes.add(result)
+        self.step += config.env.num_envs_per_task
+
+    def _evaluate(self, stop: Callable[[], bool]) -> None:
+        self._check_finite()
+        final = self.step >= self.config.steps_per_task
+        episodes = self.config.eval.final_episodes if final else self.config.eval.episodes
+        with self.watch("eval"):
+            act = lambda observation: self.agent.act(observation, deterministic=True)  # noqa: E731
+            result = evaluate(act, self.eval_envs, episodes, self.device, stop)
+        self.evaluated, self.success = self.step, float(result.success_rate.mean())
+        self.logger.evaluation(self.step, result, self.wall_seconds)
+        tqdm.write(
+            f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes a task and seed"
+        )
+        if self.success > self.best:
+            self.best = self.success
+            weights = {"actor": self.agent.actor.params, "step": self.step, "success_rate": self.success}
+            self.checkpoints.folder.mkdir(exist_ok=True)
+            write_file(self.checkpoints.folder / "best.pt", weights)
+        self._save()
+
+    def _log(self) -> None:
+        self._check_finite()
+        values = training_metrics(self.agent)
+        values |= self.episodes.take()
+        values |= self.watch.take(self.step, len(self.config.seeds))
+        self.logger.metrics(self.step, values)
+
+    def _check_finite(self) -> None:
+        """Stop if an update was masked since the last look; the only place that waits for the device to tell."""
+        if not self.agent.halted.item():
+            return
+        lost = int(self.agent.masked_updates.item())
+        vector_steps = -(-lost // self.config.updates_per_step)
+        step = self.step - vector_steps * self.config.env.num_envs_per_task
+        self._save()
+        raise NonFiniteError(
+            f"step {step} a task: {self._bad_names()} is not finite; nothing was updated since"
+        )
+
+    def _bad_names(self) -> str:
+        bad = self.agent.bad_losses.nonzero().tolist()
+        tasks = self.envs.spec.tasks
+        names = [f"the loss of seed {self.config.seeds[row]}, task {tasks[column]}" for row, column in bad]
+        return " and ".join(names) or "a gradient"
+
+    def _save(self) -> None:
+        self.logger.flush()
+        try:
+            envs = to_plain(self.envs.get_state())
+        except (RuntimeError, WorkerError):
+            envs = None  # a worker is gone and its episodes with it: they start anew
+        state = {
+            "agent": self.agent.state_dict(),
+            "envs": envs,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "wall_seconds": self.wall_seconds,
+            "episodes": self.episodes.state_dict(),
+        }
+        self.checkpoints.save(self.step, state, self.replay)
+
+    def _load(self) -> dict[str, Any]:
+        state, messages = self.checkpoints.load(self.replay)
+        for message in messages:
+            tqdm.write(message)
+        self.agent.load_state_dict(state["agent"])
+        self.episodes.load_state_dict(to_numpy(state["episodes"]))
+        self.step, self.evaluated = state["step"], state["evaluated"]
+        self.best, self.wall_seconds = state["best"], state["wall_seconds"]
+        return state
+
+    def _start_envs(self, state: dict[str, Any] | None) -> Tensor:
+        if state is None:
+            return self._tensor(self.envs.reset())
+        if state["envs"] is None:
+            tqdm.write("the checkpoint was written after a worker was lost: episodes start anew")
+            return self._tensor(self.envs.reset())
+        return self._tensor(self.envs.set_state(to_numpy(state["envs"])))
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.eval.every
+        passed = self.step // every > self.evaluated // every
+        return passed or (self.step >= self.config.steps_per_task and self.evaluated < self.step)
+
+    def _passed(self, every: int) -> bool:
+        """Whether the last vector step reached a multiple of `every`."""
+        return self.step // every > (self.step - self.config.env.num_envs_per_task) // every
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """A copy on the device: the vector's arrays change at its next step."""
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
