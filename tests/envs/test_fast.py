@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from metaworld.policies import ENV_POLICY_MAP
+from metaworld.utils import reward_utils
+from scipy.spatial.transform import Rotation
+
+from mtrl_conic.envs.fast import rewards
+from mtrl_conic.envs.fast.rebind import fast_class
+from mtrl_conic.envs.metaworld import (
+    MetaWorldSpec,
+    all_tasks,
+    benchmark_tasks,
+    draw_goals,
+    make_spec,
+    task_class,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Constant.s. may be too high")
+
+
+def random_actions(task, seed):
+    generator = np.random.default_rng(seed)
+    return lambda observation: generator.uniform(-1.2, 1.2, 4)  # beyond the bounds too: both must clip
+
+
+def scripted_actions(task, seed):
+    policy, generator = ENV_POLICY_MAP[task](), np.random.default_rng(seed)
+    return lambda observation: np.clip(policy.get_action(observation) + generator.normal(0, 0.1, 4), -1, 1)
+
+
+def play(shipped, fast, goal, act, steps):
+    """Feed both the same float32 bits; an array [steps + 1, 42] each: observation, reward, terminated, success."""
+    first = shipped.reset(goal), 0.0, False, False
+    rows = [np.hstack(first)], [np.hstack((fast.reset(goal), first[1:]))]
+    observation = first[0]
+    for _ in range(steps):
+        action = act(observation).astype(np.float32)
+        taken = shipped.step(action), fast.step(action)
+        observation = taken[0].observation
+        for row, step in zip(rows, taken, strict=True):
+            row.append(np.hstack(step))
+    return np.array(rows[0]), np.array(rows[1])
+
+
+def compare(shipped, fast, goal, act, steps=500):
+    """Observation, reward, termination and success must agree at every step."""
+    theirs, ours = play(shipped, fast, goal, act, steps)
+    np.testing.assert_allclose(ours[:, :39], theirs[:, :39], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ours[:, 39], theirs[:, 39], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(ours[:, 40:], theirs[:, 40:])
+
+
+def compare_all(task, reward_version, goals, drawn):
+    shipped, fast = (MetaWorldSpec((task,), (drawn,), reward_version, fast).make(0) for fast in (False, True))
+    for goal in goals:
+        compare(shipped, fast, goal, random_actions(task, goal))
+        compare(shipped, fast, goal, scripted_actions(task, goal))
+
+
+@pytest.fixture(scope="module")
+def mt10():
+    return make_spec(benchmark_tasks("mt10"), goal_seed=1)
+
+
+@pytest.mark.parametrize("task", benchmark_tasks("mt10"))
+@pytest.mark.parametrize(("reward_version", "goals"), [("v2", (0, 31)), ("v1", (17,))])
+def test_the_fast_path_equals_the_shipped_class(mt10, task, reward_version, goals):
+    compare_all(task, reward_version, goals, mt10.goals[mt10.tasks.index(task)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", all_tasks())
+@pytest.mark.parametrize("reward_version", ["v2", "v1"])
+def test_the_fast_path_equals_the_shipped_class_for_every_task(task, reward_version):
+    goals = (2, 23, 49) if task in benchmark_tasks("mt10") else (2,)
+    compare_all(task, reward_version, goals, draw_goals((task,), 1)[0])
+
+
+def test_a_reset_kept_from_before_equals_the_first_one():
+    spec = make_spec(("push-v3",), 1)
+    shipped, fast = MetaWorldSpec(spec.tasks, spec.goals, fast=False).make(0), spec.make(0)
+    for goal in (0, 1, 0, 0, 1):
+        compare(shipped, fast, goal, random_actions("push-v3", goal), steps=20)
+
+
+def test_kept_resets_cannot_be_changed_from_outside():
+    env = make_spec(("reach-v3",), 1).make(0)
+    first = env.reset(0).copy()
+    env.reset(0)[:] = 0
+    env.step(np.ones(4, dtype=np.float32)).observation[:] = 0
+    np.testing.assert_array_equal(env.reset(0), first)
+
+
+def test_the_package_is_left_as_it_was():
+    shipped = task_class("push-v3")
+    before = dict(vars(shipped))
+    fast = fast_class(shipped)
+    assert dict(vars(shipped)) == before
+    assert shipped.compute_reward.__globals__["reward_utils"] is reward_utils
+    assert fast.compute_reward.__globals__["reward_utils"] is rewards
+    assert np.linalg.norm is not rewards.norm
+
+
+@pytest.mark.parametrize("sigmoid", ["long_tail", "gaussian"])
+@pytest.mark.parametrize("margin", [0, 0.05, 2.0])
+def test_tolerance_equals_the_packages(sigmoid, margin):
+    for x in np.linspace(-3, 3, 121):
+        arguments = {"bounds": (-0.5, 0.75), "margin": margin, "sigmoid": sigmoid}
+        expected = reward_utils.tolerance(x, **arguments)
+        assert rewards.tolerance(x, **arguments) == pytest.approx(expected, rel=1e-14, abs=1e-300)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"bounds": (1, 0)}, {"margin": -1.0}, {"margin": 1.0, "sigmoid": "cubic"}]
+)
+def test_tolerance_refuses_what_the_package_refuses(arguments):
+    for function in (rewards.tolerance, reward_utils.tolerance):
+        with pytest.raises(ValueError, match=r".+"):
+            function(2.0, **arguments)
+
+
+def test_hamacher_product_equals_the_packages_with_its_type():
+    for a in (0.0, 0.3, 1.0, np.float32(0.7)):
+        for b in (0.0, 0.6, 1.0, np.float32(0.1)):
+            ours, theirs = rewards.hamacher_product(a, b), reward_utils.hamacher_product(a, b)
+            assert (type(ours), ours) == (type(theirs), theirs)
+    with pytest.raises(ValueError, match=r"1\.5"):
+        rewards.hamacher_product(1.5, 0.5)
+
+
+def test_rect_prism_tolerance_equals_the_packages():
+    generator = np.random.default_rng(0)
+    zero, one = np.array([0.0, 1.0, -1.0]), np.array([1.0, 0.0, 2.0])
+    for point in generator.uniform(-1.2, 2.2, (300, 3)):
+        expected = reward_utils.rect_prism_tolerance(point, zero, one)
+        assert rewards.rect_prism_tolerance(point, zero, one) == pytest.approx(expected, rel=1e-14)
+
+
+def test_quaternion_equals_scipys_with_its_sign():
+    rotations = Rotation.random(500, rng=np.random.default_rng(0)).as_matrix()
+    half_turns = [np.diag(d).astype(float) for d in ([1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1])]
+    for matrix in [*rotations, *half_turns]:
+        expected = Rotation.from_matrix(matrix).as_quat()
+        np.testing.assert_allclose(rewards.quaternion(matrix), expected, rtol=0, atol=4e-16)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [np.array([3.0, -4.0, 1e-3]), np.float64(-2.5), np.arange(3), np.ones(3, dtype=np.float32), np.eye(2)],
+    ids=["vector", "number", "integers", "float32", "matrix"],
+)
+def test_norm_equals_numpys_with_its_type(x):
+    ours, theirs = rewards.norm(x), np.linalg.norm(x)
+    assert (type(ours), ours) == (type(theirs), theirs)
+
+
+@pytest.mark.parametrize("x", [np.float32(1.5), np.float32(0.25), np.float64(-3.0), np.array([-2.0, 0.5])])
+def test_clip_equals_numpys_with_its_type(x):
+    ours, theirs = rewards.clip(x, -1, 1), np.clip(x, -1, 1)
+    assert type(ours) is type(theirs)
+    np.testing.assert_array_equal(ours, theirs)
