@@ -29,7 +29,7 @@ def scripted_actions(task, seed):
 
 
 def play(shipped, fast, goal, act, steps):
-    """Feed both the same float32 bits; an array [steps + 1, 42] each: observation, reward, terminated, success."""
+    """Feed both the same float32 bits; of each an array [steps + 1, 42], an `EnvStep` a row."""
     first = shipped.reset(goal), 0.0, False, False
     rows = [np.hstack(first)], [np.hstack((fast.reset(goal), first[1:]))]
     observation = first[0]
@@ -110,9 +110,7 @@ def test_tolerance_equals_the_packages(sigmoid, margin):
         assert rewards.tolerance(x, **arguments) == pytest.approx(expected, rel=1e-14, abs=1e-300)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"bounds": (1, 0)}, {"margin": -1.0}, {"margin": 1.0, "sigmoid": "cubic"}]
-)
+@pytest.mark.parametrize("arguments", [{"bounds": (1, 0)}, {"margin": -1.0}, {"margin": 1.0, "sigmoid": "cubic"}])
 def test_tolerance_refuses_what_the_package_refuses(arguments):
     for function in (rewards.tolerance, reward_utils.tolerance):
         with pytest.raises(ValueError, match=r".+"):
