@@ -83,6 +83,20 @@ def test_a_reset_kept_from_before_equals_the_first_one():
         compare(shipped, fast, goal, random_actions("push-v3", goal), steps=20)
 
 
+def test_touching_the_object_is_noticed_as_in_the_shipped_class(mt10):
+    task = mt10.tasks.index("pick-place-v3")
+    shipped, fast = (MetaWorldSpec(mt10.tasks, mt10.goals, fast=fast).make(task) for fast in (False, True))
+    act, observation, touched = scripted_actions("pick-place-v3", 0), shipped.reset(0), []
+    fast.reset(0)
+    for _ in range(150):
+        action = act(observation).astype(np.float32)
+        observation = shipped.step(action).observation
+        fast.step(action)
+        touched.append((shipped.env.touching_main_object, fast.env.touching_main_object))
+    assert all(theirs == ours for theirs, ours in touched)
+    assert {ours for _, ours in touched} == {False, True}
+
+
 def test_kept_resets_cannot_be_changed_from_outside():
     env = make_spec(("reach-v3",), 1).make(0)
     first = env.reset(0).copy()
