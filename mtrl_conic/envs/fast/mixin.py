@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
 from math import sqrt
 from typing import Any
+from weakref import WeakValueDictionary
 
 import mujoco
 import numpy as np
@@ -16,6 +18,8 @@ FRAME_SIZE = 18  # hand [3], gripper [1], objects [14]
 MOCAP_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
 
 
+# The models in use, by their XML file; an entry goes when its environment does.
+_models: WeakValueDictionary[str, Any] = WeakValueDictionary()
 _Official: Any = object  # the type checker takes it for the official class, which comes after this one
 
 
@@ -23,7 +27,7 @@ class FastMixin(_Official):
     """Goes before an official class in the bases; what begins with `fast_` is a cache, not state."""
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
-        model, data = super()._initialize_simulation()
+        model, data = self._compile_or_copy()
         self.fast_data, self.fast_views = data, DataViews(data)
         self.fast_hand = data.body("hand").xpos
         self.fast_claws = data.body("rightclaw").xpos, data.body("leftclaw").xpos
@@ -35,6 +39,20 @@ class FastMixin(_Official):
         self.fast_scale = np.float32(self.action_scale)
         low, high = self.mocap_low.tolist(), self.mocap_high.tolist()
         self.fast_mocap_bounds = tuple(zip(low, high, strict=True))
+        return model, data
+
+    def _compile_or_copy(self) -> tuple[Any, Any]:
+        """A copy of the model of another environment of this task, where there is one: a tenth of the time.
+
+        What that environment's goal has moved in its model, the first reset of this one overwrites.
+        """
+        living = _models.get(self.fullpath)
+        if living is None:
+            model, data = super()._initialize_simulation()
+        else:
+            model = copy(living)
+            data = mujoco.MjData(model)
+        _models[self.fullpath] = model
         return model, data
 
     def set_task(self, task: Any) -> None:
