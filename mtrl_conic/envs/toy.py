@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvStep, State
 
-_STEP = 0.05  # the farthest an axis moves in a step
-_RADIUS = 0.1  # of success
+_STEP = 0.1  # the farthest an axis moves in a step
+_RADIUS = 0.12  # of success
 
 # Sign of the motion that a positive action causes, and the velocity that survives a step. The first two
 # tasks want opposite actions in the same place.
@@ -23,8 +23,9 @@ _DYNAMICS = {"direct": (1.0, 0.0), "mirrored": (-1.0, 0.0), "damped": (1.0, 0.5)
 class ToySpec:
     """Reach a goal in the square [-1, 1]² from its centre; tasks differ in how actions move the point.
 
-    The observation is position, velocity and goal (6 numbers), the action a push along both axes, the reward
-    exp(-2 distance). Success is a distance below 0.1.
+    The observation is position, velocity and goal (6 numbers), the action a push along both axes. The reward
+    is 2.5 at rest and grows with the way made towards the goal in this step, from 0 to 5: it tells good actions
+    from bad ones at once, so that 2,000 steps suffice to learn. Success is a distance below 0.12.
 
     Args:
         tasks: any of "direct", "mirrored" (pushes act the other way round) and "damped" (with inertia).
@@ -81,12 +82,14 @@ class ToyEnv:
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Push the point; the walls stop it."""
         force_x, force_y = action.tolist()
+        before = self._distance()
         x, velocity_x = self._move(self._position[0], self._velocity[0], force_x)
         y, velocity_y = self._move(self._position[1], self._velocity[1], force_y)
         self._position, self._velocity = (x, y), (velocity_x, velocity_y)
-        distance = math.hypot(x - self._goal[0], y - self._goal[1])
+        distance = self._distance()
+        reward = 2.5 * (1.0 + (before - distance) / (math.sqrt(2.0) * _STEP))
         success = distance < _RADIUS
-        return EnvStep(self._observation(), math.exp(-2.0 * distance), success and self._terminates, success)
+        return EnvStep(self._observation(), reward, success and self._terminates, success)
 
     def get_state(self) -> State:
         """Position, velocity and goal, all as tuples of floats."""
@@ -107,6 +110,9 @@ class ToyEnv:
         moved = min(max(position + velocity, -1.0), 1.0)
         return moved, moved - position
 
+    def _distance(self) -> float:
+        return math.hypot(self._position[0] - self._goal[0], self._position[1] - self._goal[1])
+
     def _observation(self) -> NDArray[np.float64]:
         return np.array((*self._position, *self._velocity, *self._goal))
 
@@ -114,7 +120,5 @@ class ToyEnv:
 def _goals(spec: ToySpec) -> list[tuple[float, float]]:
     generator = np.random.default_rng(spec.goal_seed)
     angles = generator.uniform(-math.pi, math.pi, spec.num_goals)
-    distances = generator.uniform(0.5, 0.8, spec.num_goals)
-    return [
-        (d * math.cos(a), d * math.sin(a)) for d, a in zip(distances.tolist(), angles.tolist(), strict=True)
-    ]
+    distances = generator.uniform(0.6, 0.9, spec.num_goals)
+    return [(d * math.cos(a), d * math.sin(a)) for d, a in zip(distances.tolist(), angles.tolist(), strict=True)]

@@ -6,7 +6,7 @@ from mtrl_conic.envs.toy import ToySpec
 
 def towards_goal(observation, task):
     """A good action: at most a full push along both axes, reversed for the mirrored task."""
-    push = np.clip((observation[4:] - observation[:2]) / 0.05, -1, 1)
+    push = np.clip((observation[4:] - observation[:2]) / 0.1, -1, 1)
     return (-push if task == "mirrored" else push).astype(np.float32)
 
 
@@ -30,11 +30,20 @@ def test_every_goal_is_reached_by_the_greedy_policy(task):
 
 
 @pytest.mark.parametrize("task", ToySpec().tasks)
-def test_reward_grows_towards_the_goal_and_stays_within_zero_and_one(task):
+def test_reward_tells_good_actions_from_bad_ones(task):
     env = ToySpec(tasks=(task,)).make(0)
-    rewards = [step.reward for step in play(env, task, 3, 10)]
-    assert np.all(np.diff(rewards) > 0)
-    assert 0 < rewards[0] < rewards[-1] <= 1
+    away = -towards_goal(env.reset(3), task)
+    assert 0 <= env.step(away).reward < 2.5
+    assert all(2.5 < step.reward <= 5 for step in play(env, task, 3, 5))
+
+
+def test_reward_depends_on_the_way_made():
+    env = ToySpec().make(0)
+    goal = env.reset(0)[4:]
+    assert env.step(np.zeros(2, np.float32)).reward == 2.5
+    action = (goal / np.abs(goal).max()).astype(np.float32)
+    way = 0.1 * np.hypot(*action)
+    np.testing.assert_allclose(env.step(action).reward, 2.5 + 2.5 * way / (0.1 * np.sqrt(2)), rtol=1e-5)
 
 
 def test_random_actions_rarely_succeed():
@@ -49,7 +58,7 @@ def test_random_actions_rarely_succeed():
 def test_tasks_answer_the_same_action_differently():
     spec, push = ToySpec(), np.array([1.0, -0.5], np.float32)
     direct, mirrored, damped = (spec.make(task).step(push).observation[:2] for task in range(3))
-    np.testing.assert_allclose(direct, [0.05, -0.025])
+    np.testing.assert_allclose(direct, [0.1, -0.05])
     np.testing.assert_array_equal(mirrored, -direct)
     np.testing.assert_allclose(damped, direct / 2)
 
