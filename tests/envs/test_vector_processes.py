@@ -244,9 +244,7 @@ def test_workers_end_when_the_parent_is_killed(tmp_path, fault):
         wait_until(lambda: not any(map(alive, started)))
 
 
-@pytest.mark.parametrize(
-    "then", ["", "sys.exit(3)", "raise KeyError", "vector.receive(); vector.get_state()"]
-)
+@pytest.mark.parametrize("then", ["", "sys.exit(3)", "raise KeyError", "vector.receive(); vector.get_state()"])
 def test_a_script_needs_no_main_guard_and_no_close(tmp_path, then):
     script = run_script(tmp_path / "script.py", KILLED.format(fault="", then=then), stderr=subprocess.PIPE)
     output, errors = script.communicate(timeout=PATIENCE)
