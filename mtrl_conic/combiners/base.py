@@ -69,11 +69,21 @@ class Combiner:
         return weighted_sum(weights, jacobian, out)
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.state)
+        """A copy of the state, which later updates leave alone."""
+        return {name: tensor.clone() for name, tensor in self.state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of the same seeds and tasks, in place.
+
+        Raises:
+            ValueError: where a tensor is missing or of another shape.
+        """
         for name, tensor in self.state.items():
-            tensor.copy_(state[name])
+            saved = state.get(name)
+            if saved is None or saved.shape != tensor.shape:  # copy_ alone would broadcast one seed to all
+                found = "nothing" if saved is None else f"shape {list(saved.shape)}"
+                raise ValueError(f"{type(self).__name__}: {name} needs shape {list(tensor.shape)}, found {found}")
+            tensor.copy_(saved)
 
 
 def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:
