@@ -36,6 +36,12 @@ class AgentConfig:
     gradient_scope: str = "shared"  # or "all"
 
 
+def masked_step(optimizer: torch.optim.Adam, halted: Tensor) -> None:
+    """A step of a fused Adam that leaves everything as it is where `halted` is 1, without asking the host."""
+    optimizer.found_inf = halted  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets
+    optimizer.step()
+
+
 class Learner:
     """One network's flat parameters with the gradients, the combiner and the optimizer that move them.
 
@@ -80,8 +86,7 @@ class Learner:
         halted.copy_(torch.maximum(halted, (~all_finite).to(halted.dtype)))
         for tensor, old in zip(self.combiner.state.values(), before, strict=True):
             tensor.copy_(torch.where(halted.bool(), old, tensor))
-        self.optimizer.found_inf = halted  # the fused kernel's own switch: 1 skips the step
-        self.optimizer.step()
+        masked_step(self.optimizer, halted)
         self.metrics = {"loss": detached, "grad_norm": norm, **self.combiner.diagnostics}
 
     def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
@@ -142,9 +147,7 @@ class MultiTaskSAC:
         }
         input_size = observation_size + (num_tasks if config.task_id_input else 0)
         hidden = config.hidden_sizes
-        self.actor_net = MultiHeadMLP(
-            "actor", input_size, hidden, 2 * action_size, num_tasks, config.layer_norm
-        )
+        self.actor_net = MultiHeadMLP("actor", input_size, hidden, 2 * action_size, num_tasks, config.layer_norm)
         self.critic_nets = [
             MultiHeadMLP(f"critic{e}", input_size + action_size, hidden, 1, num_tasks, config.layer_norm)
             for e in range(config.num_critics)
@@ -238,8 +241,7 @@ class MultiTaskSAC:
         losses = temperature_losses(log_temperature, log_prob, self.target_entropy)
         assert self.log_temperature.grad is not None
         self.log_temperature.grad.copy_(torch.autograd.grad(losses.mean(), log_temperature)[0])
-        self.temperature_optimizer.found_inf = self.halted
-        self.temperature_optimizer.step()
+        masked_step(self.temperature_optimizer, self.halted)
 
     def _note(self, losses: Tensor) -> None:
         """Remember whose loss was the first not to be finite."""

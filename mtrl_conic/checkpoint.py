@@ -98,8 +98,7 @@ class Checkpoints:
 
     def _segments(self) -> dict[Path, tuple[int, int]]:
         found = {
-            path: re.fullmatch(r"replay_(\d+)_(\d+)\.pt", path.name)
-            for path in self.folder.glob("replay_*.pt")
+            path: re.fullmatch(r"replay_(\d+)_(\d+)\.pt", path.name) for path in self.folder.glob("replay_*.pt")
         }
         return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}
 
@@ -157,9 +156,7 @@ def read_file(path: Path) -> Any:
 
 def to_plain(state: Any) -> Any:
     """Replace numpy arrays, which `weights_only=True` refuses, by tensors."""
-    return _map_leaves(
-        state, lambda leaf: torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf
-    )
+    return _map_leaves(state, lambda leaf: torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf)
 
 
 def to_numpy(state: Any) -> Any:

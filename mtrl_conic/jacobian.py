@@ -74,9 +74,7 @@ class TaskGradients:
             return
         block = self.layout.blocks[name]
         rows = self.jacobian[..., block.start : block.stop].unflatten(2, (self.num_tasks, -1))
-        rows.diagonal(dim1=1, dim2=2).copy_(
-            gradient.flatten(2).mT
-        )  # [S, ·, K]: task k's row, head k's columns
+        rows.diagonal(dim1=1, dim2=2).copy_(gradient.flatten(2).mT)  # [S, ·, K]: task k's row, head k's columns
 
     def finish(self) -> None:
         """Scale the heads outside the Jacobian to the gradient of the mean loss."""

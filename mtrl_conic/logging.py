@@ -65,17 +65,14 @@ class RunLogger:
         last_step: records beyond this step are removed first; -1 in a new run.
     """
 
-    def __init__(
-        self, run_dir: Path, seeds: Sequence[int], tasks: Sequence[str], last_step: int = -1
-    ) -> None:
+    def __init__(self, run_dir: Path, seeds: Sequence[int], tasks: Sequence[str], last_step: int = -1) -> None:
         self.seeds, self.tasks = list(seeds), list(tasks)
         self.evaluations = Records(run_dir / "evaluations.jsonl", last_step)
         self.training = Records(run_dir / "metrics.jsonl", last_step)
         purge = last_step + 1 if last_step >= 0 else None
         folder = run_dir / "tensorboard"
         self._boards = {
-            seed: SummaryWriter(str(folder / f"seed_{seed}"), purge_step=purge, flush_secs=30)
-            for seed in seeds
+            seed: SummaryWriter(str(folder / f"seed_{seed}"), purge_step=purge, flush_secs=30) for seed in seeds
         }
         self._mean_board = SummaryWriter(str(folder / "mean"), purge_step=purge, flush_secs=30)
 

@@ -45,9 +45,7 @@ class EpisodeStatistics:
         """The means [S, K], NaN where no episode ended; counting starts anew."""
         count = self._sums["count"]
         means = {
-            f"train/{name}": np.divide(
-                self._sums[name], count, out=np.full(count.shape, np.nan), where=count > 0
-            )
+            f"train/{name}": np.divide(self._sums[name], count, out=np.full(count.shape, np.nan), where=count > 0)
             for name in ("return", "success")
         }
         for value in self._sums.values():

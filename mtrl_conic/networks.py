@@ -73,9 +73,7 @@ class _SharedLinear(torch.autograd.Function):
     """y = x Wᵀ + b for rows [S, K·B, I] and one W [S, O, I]; parameter gradients go to the recorder."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.name, ctx.recorder = name, recorder
         return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
@@ -93,9 +91,7 @@ class _HeadLinear(torch.autograd.Function):
     """y_k = x_k W_kᵀ + b_k with W [S, K, O, I]; parameter gradients go to the recorder."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.name, ctx.recorder = name, recorder
         return x @ weight.mT + bias.unsqueeze(2)

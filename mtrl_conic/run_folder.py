@@ -25,9 +25,7 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
     """
     run_dir = Path(config.run_dir) if config.run_dir else _fresh_name(config)
     if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise ConfigError(
-            f"run_dir={run_dir}: exists and is not empty; choose another or give resume={run_dir}"
-        )
+        raise ConfigError(f"run_dir={run_dir}: exists and is not empty; choose another or give resume={run_dir}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = lock(run_dir)

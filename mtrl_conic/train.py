@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,10 +32,10 @@ settings (default)
   max_wall_seconds=N             stop with a checkpoint after this long
 All settings with their meaning: configs/train.yaml and the folders beside it.
 
-On resume, steps_per_task, device, env.workers, eval.* and max_wall_seconds may change. --config-dir adds a folder
-of your own, so that DIR/combiner/mine.yaml becomes combiner=mine.
+On resume, steps_per_task, device, env.workers, eval.* and max_wall_seconds may change. --config-dir adds a
+folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine.
 
-exit status: 0 done or out of max_wall_seconds, 2 bad input, 130 or 143 interrupted (checkpoint written), 1 other
+exit status: 0 done or out of max_wall_seconds, 2 bad input, 130 or 143 interrupted (with a checkpoint), 1 other
 """
 
 
@@ -57,7 +58,8 @@ class _Signals:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Imported here: worker processes and --help must not wait for torch.
+    # Threads that wait by spinning would take the cores from the environments. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mtrl_conic.config import ConfigError
 
     try:
@@ -73,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(config_dirs: list[str], resume: str | None, overrides: list[str]) -> int:
     from mtrl_conic.checkpoint import CheckpointError
-    from mtrl_conic.config import ConfigError, compose_config, resume_config
+    from mtrl_conic.compose import compose_config, resume_config
+    from mtrl_conic.config import ConfigError
     from mtrl_conic.envs.vector import WorkerError
     from mtrl_conic.run_folder import open_run
     from mtrl_conic.trainer import NonFiniteError, Trainer
@@ -125,7 +128,7 @@ def _split(arguments: list[str]) -> tuple[list[str] | None, str | None, list[str
 
 
 def _usage() -> str:
-    from mtrl_conic.config import CONFIG_DIR
+    from mtrl_conic.compose import CONFIG_DIR
 
     choices = {
         f"{group}s": "|".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))

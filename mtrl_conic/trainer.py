@@ -42,6 +42,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         spec = make_spec(config.env)
         sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
         self.agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, self.device)
@@ -56,10 +58,10 @@ class Trainer:
         resuming = resume and self.checkpoints.folder.is_dir()
         state = self._load() if resuming else None
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, self.step if resuming else -1)
-        options = {"workers": config.workers, "timeout": config.env.timeout}
-        self.envs = VectorEnv(spec, config.seeds, config.env.num_envs_per_task, **options)
-        options["workers"] = min(config.workers, len(config.seeds) * len(spec.tasks))
-        self.eval_envs = VectorEnv(spec, config.seeds, goals="in_turn", **options)
+        timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
+        self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
+        workers = min(config.workers, config.num_envs // num_envs)
+        self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
         self.observation = self._start_envs(state)
         if state is None:
             self._save()
@@ -139,9 +141,7 @@ class Trainer:
             result = evaluate(act, self.eval_envs, episodes, self.device, stop)
         self.evaluated, self.success = self.step, float(result.success_rate.mean())
         self.logger.evaluation(self.step, result, self.wall_seconds)
-        tqdm.write(
-            f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes a task and seed"
-        )
+        tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes a task and seed")
         if self.success > self.best:
             self.best = self.success
             weights = {"actor": self.agent.actor.params, "step": self.step, "success_rate": self.success}
@@ -157,16 +157,14 @@ class Trainer:
         self.logger.metrics(self.step, values)
 
     def _check_finite(self) -> None:
-        """Stop if an update was masked since the last look; the only place that waits for the device to tell."""
+        """Stop if an update was masked since the last look, the only place that waits for the device."""
         if not self.agent.halted.item():
             return
         lost = int(self.agent.masked_updates.item())
         vector_steps = -(-lost // self.config.updates_per_step)
         step = self.step - vector_steps * self.config.env.num_envs_per_task
         self._save()
-        raise NonFiniteError(
-            f"step {step} a task: {self._bad_names()} is not finite; nothing was updated since"
-        )
+        raise NonFiniteError(f"step {step} a task: {self._bad_names()} is not finite; nothing was updated since")
 
     def _bad_names(self) -> str:
         bad = self.agent.bad_losses.nonzero().tolist()

@@ -51,11 +51,21 @@ class TaskEnv(Protocol):
 class EnvSpec(Protocol):
     """What the vector needs to build its environments: picklable, built once and sent to every worker."""
 
-    tasks: tuple[str, ...]  # the names of the K tasks, in order
-    observation_size: int
-    action_size: int
-    horizon: int
-    num_goals: int
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the K tasks, in order."""
+
+    @property
+    def observation_size(self) -> int: ...
+
+    @property
+    def action_size(self) -> int: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def num_goals(self) -> int: ...
 
     def make(self, task: int) -> TaskEnv:
         """Build the environment of task number `task`."""

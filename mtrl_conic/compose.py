@@ -1,0 +1,190 @@
+"""Composition of a run's settings by Hydra, with one clear line for whatever cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtrl_conic.agent import AgentConfig
+from mtrl_conic.config import ConfigError, EvalConfig, TrainConfig, first_line, validate
+from mtrl_conic.envs import EnvConfig
+
+_PACKAGE = Path(__file__).resolve().parent
+CONFIG_DIR = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
+
+# What `resume` may change; a name that ends in a dot stands for all settings below it.
+CHANGEABLE = ("steps_per_task", "device", "env.workers", "eval.", "max_wall_seconds")
+
+
+def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:
+    """Compose and check the settings of a new run.
+
+    Args:
+        overrides: as on the command line, `key=value`.
+        config_dirs: folders searched beside the package's own, for a user's `combiner/<name>.yaml`.
+
+    Raises:
+        ConfigError: something cannot be used.
+    """
+    config = typed(_compose(overrides, config_dirs))
+    validate(config)
+    return config
+
+
+def resume_config(folder: str, overrides: Sequence[str]) -> TrainConfig:
+    """The stored settings of a run with the changes that `CHANGEABLE` allows.
+
+    Raises:
+        ConfigError: the stored settings cannot be read, or an override differs from them elsewhere.
+    """
+    run_dir = Path(folder)
+    stored = load_stored(run_dir)
+    for override in _parse(overrides):
+        key, value = override.key_or_group, override.value()
+        _change(stored, key, value)
+    config = typed(stored)
+    config.run_dir = str(run_dir)
+    validate(config)
+    return config
+
+
+def load_stored(run_dir: Path) -> DictConfig:
+    """The stored `config.yaml` of a run folder.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"resume={run_dir}: not a run folder, it has no config.yaml")
+    try:
+        stored = OmegaConf.load(path)
+    except Exception as error:  # any parser error means the same to the user
+        raise ConfigError(f"resume={run_dir}: config.yaml cannot be read: {first_line(error)}") from error
+    if not isinstance(stored, DictConfig):
+        raise ConfigError(f"resume={run_dir}: config.yaml holds no settings")
+    return stored
+
+
+def typed(config: DictConfig) -> TrainConfig:
+    """Convert to the schema; a misspelt key or a value of the wrong type is a `ConfigError`."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        _accept_whole_floats(plain, TrainConfig)
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), plain)
+        result = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain_type_error(error)) from error
+    assert isinstance(result, TrainConfig)
+    return result
+
+
+def _compose(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
+    for folder in config_dirs:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: no such folder")
+    search = [f"hydra.searchpath=[{','.join(Path(folder).resolve().as_uri() for folder in config_dirs)}]"]
+    _parse(overrides)
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return hydra.compose("train", [*overrides, *(search if config_dirs else [])])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain_composition(error)) from error
+
+
+def _parse(overrides: Sequence[str]) -> list[Any]:
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException as error:
+            raise ConfigError(f"{text}: not of the form key=value") from error
+        if parsed[-1].is_sweep_override():
+            raise ConfigError(f"{text}: one value a setting; scripts/sweep_seeds.sh runs several")
+    return parsed
+
+
+def _change(stored: DictConfig, key: str, value: Any) -> None:
+    if any(key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE):
+        if OmegaConf.select(stored, key, default=_MISSING) is _MISSING:
+            raise ConfigError(_unknown_key(key))
+        OmegaConf.update(stored, key, value)
+        return
+    current = OmegaConf.select(stored, key, default=_MISSING)
+    if isinstance(current, DictConfig):  # a group such as combiner=ls: compare what was chosen
+        same = any(str(current.get(name, "")).rpartition(".")[2].lower() == value for name in ("name", "_target_"))
+        current = current.get("name", current.get("_target_"))
+    else:
+        same = current == value
+    if current is _MISSING and key != "experiment":
+        raise ConfigError(_unknown_key(key))
+    if not same:
+        raise ConfigError(
+            f"{key}={value}: cannot change on resume"
+            + (f", the run has {current}" if current is not _MISSING else "")
+            + f"; only {', '.join(name + '*' if name.endswith('.') else name for name in CHANGEABLE)} can"
+        )
+
+
+_MISSING = object()
+
+
+def _accept_whole_floats(plain: Any, schema: Any) -> None:
+    """Let 2e6 stand where an integer is meant."""
+    for entry in dataclasses.fields(schema):
+        value = plain.get(entry.name) if isinstance(plain, dict) else None
+        if isinstance(value, dict) and entry.name in _SECTIONS:
+            _accept_whole_floats(value, _SECTIONS[entry.name])
+        elif isinstance(value, float) and value.is_integer() and str(entry.type).startswith("int"):
+            plain[entry.name] = int(value)
+
+
+_SECTIONS = {"env": EnvConfig, "agent": AgentConfig, "eval": EvalConfig}
+
+
+def _known_keys(schema: Any = TrainConfig, prefix: str = "") -> Iterator[str]:
+    for entry in dataclasses.fields(schema):
+        yield prefix + entry.name
+        if entry.name in _SECTIONS:
+            yield from _known_keys(_SECTIONS[entry.name], f"{prefix}{entry.name}.")
+
+
+def _unknown_key(key: str) -> str:
+    close = difflib.get_close_matches(key, [*_known_keys(), "experiment", "resume"], n=1, cutoff=0.6)
+    hint = f" (did you mean {close[0]}?)" if close else "; --help lists the settings"
+    return f"{key}: no such setting{hint}"
+
+
+def _explain_composition(error: Exception) -> str:
+    """One line out of Hydra's several."""
+    text = str(error)
+    if match := re.search(r"(?:Could not find|In '.*?': Could not find) '([^']+)'", text):
+        group, _, name = match[1].rpartition("/")
+        listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
+        options = ", ".join(line.strip() for line in listed[1].splitlines()) if listed else "those in configs/"
+        return f"{group}={name}: no such choice; there are {options}"
+    if match := re.search(r"full_key: (\S+)", text):
+        return _unknown_key(match[1])
+    if match := re.search(r"(?:Could not override|Error merging override) '?([^\s']+?)'?[.:\n]", text):
+        return _unknown_key(match[1].partition("=")[0])
+    return first_line(error)
+
+
+def _explain_type_error(error: OmegaConfBaseException) -> str:
+    key = getattr(error, "full_key", None) or "?"
+    message = first_line(error)
+    if "not in" in message:
+        return _unknown_key(str(key))
+    return f"{key}: {message}"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets everything up and runs linter, type checker and tests:  bash scripts/test.sh
+# Arguments go to pytest; -m slow runs the tests that take minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh test
+bin=.venv/bin
+$bin/ruff check .
+$bin/ruff format --check .
+$bin/mypy
+exec $bin/python -m pytest "$@"

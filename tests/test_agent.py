@@ -1,0 +1,127 @@
+"""The agent: independence of seeds, K = 1, masked updates, learning."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from mtrl_conic.agent import AgentConfig, MultiTaskSAC
+from mtrl_conic.combiners.conicgrad import ConicGrad
+from mtrl_conic.combiners.ls import LS
+from mtrl_conic.combiners.pcgrad import PCGrad
+from mtrl_conic.replay import Batch
+
+K, B, O, A = 3, 8, 4, 2
+
+
+def make(seeds=(0,), combiner=LS, num_tasks=K, dtype=torch.float64, **settings):
+    config = AgentConfig(**{"hidden_sizes": [16, 16], **settings})
+    return MultiTaskSAC(config, list(seeds), num_tasks, O, A, combiner, dtype=dtype)
+
+
+def batch_of(num_seeds, num_tasks=K, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(num_seeds, num_tasks, B, *shape, generator=generator, dtype=dtype)  # noqa: E731
+    return Batch(draw(O), draw(A).tanh(), draw(), draw(O), torch.zeros(num_seeds, num_tasks, B, dtype=dtype))
+
+
+def row(batch, index):
+    return Batch(*(tensor[index : index + 1] for tensor in batch))
+
+
+@pytest.mark.parametrize("combiner", [LS, PCGrad, ConicGrad])
+def test_a_seed_learns_the_same_alone_and_among_others(combiner):
+    together, alone = make((0, 3, 7), combiner), make((3,), combiner)
+    for number in range(4):
+        batch = batch_of(3, seed=number)
+        together.update(batch)
+        alone.update(row(batch, 1))
+    torch.testing.assert_close(together.actor.params[1:2], alone.actor.params, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(together.critic.params[1:2], alone.critic.params, rtol=1e-8, atol=1e-10)
+    observation = batch_of(3).observation
+    torch.testing.assert_close(together.act(observation)[1:2], alone.act(observation[1:2]), rtol=1e-8, atol=1e-8)
+
+
+def test_seeds_differ():
+    agent = make((0, 1))
+    assert not torch.equal(agent.actor.params[0], agent.actor.params[1])
+    observation = batch_of(1).observation.expand(2, -1, -1, -1)
+    assert not torch.equal(*agent.random_actions(observation))
+
+
+def test_one_task_with_conicgrad_is_plain_sac():
+    plain, conic = (make((0,), combiner, num_tasks=1, gradient_scope="all") for combiner in (LS, ConicGrad))
+    for number in range(5):
+        for agent in (plain, conic):
+            agent.update(batch_of(1, 1, seed=number))
+    torch.testing.assert_close(plain.actor.params, conic.actor.params, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(plain.critic.params, conic.critic.params, rtol=1e-7, atol=1e-9)
+
+
+def test_a_truncated_episode_and_a_terminated_one_differ():
+    first, second = make(), make()
+    batch = batch_of(1)
+    first.update(batch)
+    second.update(batch._replace(terminated=torch.ones_like(batch.terminated)))
+    assert not torch.equal(first.critic.params, second.critic.params)
+
+
+@pytest.mark.parametrize("combiner", [LS, ConicGrad])
+def test_a_loss_that_is_not_finite_moves_nothing(combiner):
+    agent = make((0, 1), combiner)
+    agent.update(batch_of(2))
+    before = copy.deepcopy(agent.state_dict())
+    bad = batch_of(2, seed=1)
+    bad.reward[1, 2, 0] = float("nan")
+    agent.update(bad)
+    agent.update(batch_of(2, seed=2))
+    after = agent.state_dict()
+    for name in ("actor", "critic"):
+        assert torch.equal(before[name]["params"], after[name]["params"])
+        for key, tensor in before[name]["combiner"].items():
+            assert torch.equal(tensor, after[name]["combiner"][key])
+        old, new = (state[name]["optimizer"]["state"][0] for state in (before, after))
+        assert all(torch.equal(old[key], new[key]) for key in ("exp_avg", "exp_avg_sq", "step"))
+    assert torch.equal(before["target_params"], after["target_params"])
+    assert torch.equal(before["log_temperature"], after["log_temperature"])
+    assert agent.halted.item() == 1
+    assert agent.masked_updates.item() == 2
+    assert agent.bad_losses.nonzero().tolist() == [[1, 2]]
+
+
+def test_gradient_is_clipped_over_the_network_and_a_seed():
+    agent = make((0, 1), max_grad_norm=0.01)
+    agent.update(batch_of(2))
+    norms = agent.critic.gradients.flat.norm(dim=1)
+    torch.testing.assert_close(norms, torch.full_like(norms, 0.01))
+
+
+def test_actions_are_in_range_and_deterministic_when_asked():
+    agent = make()
+    observation = batch_of(1).observation
+    assert torch.equal(agent.act(observation, deterministic=True), agent.act(observation, deterministic=True))
+    assert not torch.equal(agent.act(observation), agent.act(observation))
+    random = agent.random_actions(observation.expand(-1, -1, 8, -1))
+    assert random.abs().max() <= 1
+    assert random.min() < -0.5 < 0.5 < random.max()
+
+
+def test_state_round_trip_continues_to_the_last_bit():
+    agent = make((0, 1), ConicGrad)
+    agent.update(batch_of(2))
+    other = make((0, 1), ConicGrad)
+    other.load_state_dict(copy.deepcopy(agent.state_dict()))
+    for number in (1, 2):
+        for one in (agent, other):
+            one.update(batch_of(2, seed=number))
+    assert torch.equal(agent.critic.params, other.critic.params)
+    assert torch.equal(agent.act(batch_of(2).observation), other.act(batch_of(2).observation))
+
+
+def test_targets_follow_slowly():
+    agent = make(tau=0.1)
+    old = agent.target_params.clone()
+    agent.update(batch_of(1))
+    torch.testing.assert_close(agent.target_params, old + 0.1 * (agent.critic.params - old))
