@@ -85,7 +85,7 @@ def typed(config: DictConfig) -> TrainConfig:
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), plain)
         result = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain_type_error(error)) from error
+        raise ConfigError(_explain_type_error(error, config)) from error
     assert isinstance(result, TrainConfig)
     return result
 
@@ -175,16 +175,16 @@ def _explain_composition(error: Exception) -> str:
         listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
         options = ", ".join(line.strip() for line in listed[1].splitlines()) if listed else "those in configs/"
         return f"{group}={name}: no such choice; there are {options}"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(match[1])
     if match := re.search(r"full_key: (\S+)", text):
         return _unknown_key(match[1])
-    if match := re.search(r"(?:Could not override|Error merging override) '?([^\s']+?)'?[.:\n]", text):
-        return _unknown_key(match[1].partition("=")[0])
     return first_line(error)
 
 
-def _explain_type_error(error: OmegaConfBaseException) -> str:
-    key = getattr(error, "full_key", None) or "?"
+def _explain_type_error(error: OmegaConfBaseException, config: DictConfig) -> str:
+    key = str(getattr(error, "full_key", None) or "?")
     message = first_line(error)
     if "not in" in message:
-        return _unknown_key(str(key))
-    return f"{key}: {message}"
+        return _unknown_key(key)
+    return f"{key}={OmegaConf.select(config, key)}: {message}"

@@ -21,6 +21,7 @@ from mtrl_conic.evaluation import Interrupted, evaluate
 from mtrl_conic.logging import RunLogger
 from mtrl_conic.metrics import EpisodeStatistics, Stopwatch, training_metrics
 from mtrl_conic.replay import ReplayBuffer
+from mtrl_conic.runtime import keep_freed_memory
 
 
 class NonFiniteError(RuntimeError):
@@ -42,6 +43,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
+        keep_freed_memory()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         spec = make_spec(config.env)

@@ -1,0 +1,58 @@
+"""Helpers for tests that run the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A toy run of a few seconds; one thread, as tests may run beside each other.
+TOY = [
+    "env=toy",
+    "agent.hidden_sizes=[16]",
+    "warmup_steps=60",
+    "batch_size_per_task=8",
+    "capacity_per_task=150",
+    "metrics_every=40",
+    "eval.every=100",
+    "eval.episodes=1",
+    "eval.final_episodes=2",
+    "device=cpu",
+    "threads=1",
+]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mtrl_conic.train", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def run_command(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run `python -m mtrl_conic.train` as a user would."""
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def records(run_dir: Path, name: str = "evaluations") -> list[dict]:
+    """The lines of a record file without what depends on the clock."""
+    lines = [json.loads(text) for text in (run_dir / f"{name}.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if key != "wall_seconds" and not key.startswith(("time/", "thr"))}
+        for line in lines
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tests compare bits and share the cores."""
+    import torch
+
+    torch.set_num_threads(1)

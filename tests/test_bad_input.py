@@ -1,0 +1,216 @@
+"""Bad input through the real command line: exit status 2, one to three lines, no folder made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TOY, environment, run_command
+
+# The process start costs seconds, so one interpreter checks all cases; `test_the_command_itself` starts the real one.
+CASES = {
+    "unknown combiner": (["combiner=foo"], ["combiner=foo", "conicgrad", "pcgrad"]),
+    "unknown env": (["env=mt11"], ["env=mt11", "mt10"]),
+    "unknown experiment": (["experiment=big"], ["experiment=big", "smoke"]),
+    "c zero": (["combiner=conicgrad", "combiner.c=0"], ["c", "0"]),
+    "c above one": (["combiner=conicgrad", "combiner.c=1.5"], ["1.5"]),
+    "c nan": (["combiner=conicgrad", "combiner.c=nan"], ["nan"]),
+    "c text": (["combiner=conicgrad", "combiner.c=wide"], ["wide"]),
+    "c negative": (["combiner=cagrad", "combiner.c=-1"], ["-1"]),
+    "gamma negative": (["combiner=conicgrad", "combiner.gamma=-0.1"], ["gamma", "-0.1"]),
+    "setting of another combiner": (["combiner=ls", "combiner.c=0.5"], ["combiner.c"]),
+    "negative steps": (["steps_per_task=-5"], ["steps_per_task=-5", "at least 1"]),
+    "zero steps": (["steps_per_task=0"], ["steps_per_task=0"]),
+    "steps as text": (["steps_per_task=many"], ["steps_per_task", "many"]),
+    "fractional steps": (["steps_per_task=10.5"], ["steps_per_task", "10.5"]),
+    "no seeds": (["seeds=[]"], ["seeds"]),
+    "repeated seeds": (["seeds=[1,2,1]"], ["seeds", "[1, 2, 1]"]),
+    "negative seed": (["seeds=[0,-1]"], ["seeds", "-1"]),
+    "seeds no list": (["seeds=3"], ["seeds", "3"]),
+    "unknown task": (["env=mt1", "env.task=reach-v9"], ["reach-v9", "reach-v3"]),
+    "unknown reward version": (["env=mt10", "env.reward_version=v7"], ["v7", "v1, v2"]),
+    "more workers than envs": (["env.workers=4"], ["env.workers=4", "3"]),
+    "negative workers": (["env.workers=-1"], ["env.workers=-1"]),
+    "no envs": (["env.num_envs_per_task=0"], ["env.num_envs_per_task=0"]),
+    "misspelt key": (["agent.tua=0.1"], ["agent.tua", "agent.tau"]),
+    "misspelt top key": (["step_per_task=100"], ["step_per_task", "steps_per_task"]),
+    "added key": (["+agent.speed=3"], ["agent.speed"]),
+    "wrong type": (["agent.layer_norm=perhaps"], ["agent.layer_norm", "perhaps"]),
+    "no key=value": (["conicgrad"], ["conicgrad", "key=value"]),
+    "sweep syntax": (["combiner=ls,pcgrad"], ["combiner=ls,pcgrad"]),
+    "unknown option": (["--seeds", "3"], ["--seeds"]),
+    "missing config folder": (["--config-dir", "nowhere"], ["nowhere"]),
+    "unknown device": (["device=tpu"], ["device=tpu", "cuda"]),
+    "cuda without a GPU": (["device=cuda:77"], ["device=cuda:77"]),
+    "discount above one": (["agent.discount=1.1"], ["agent.discount=1.1"]),
+    "no hidden layer": (["agent.hidden_sizes=[]"], ["agent.hidden_sizes"]),
+    "unknown scope": (["agent.gradient_scope=heads"], ["heads", "shared, all"]),
+    "replay smaller than a step": (["capacity_per_task=1", "env.num_envs_per_task=2"], ["capacity_per_task=1"]),
+    "no wall time": (["max_wall_seconds=0"], ["max_wall_seconds=0"]),
+    "zero evaluations": (["eval.every=0"], ["eval.every=0"]),
+    "zero batch": (["batch_size_per_task=0"], ["batch_size_per_task=0"]),
+    "infinite learning rate": (["agent.learning_rate=inf"], ["agent.learning_rate"]),
+    "run folder is a file": (["run_dir=occupied/file"], ["occupied/file"]),
+    "run folder not empty": (["run_dir=occupied"], ["occupied", "resume"]),
+    "run folder cannot be made": (["run_dir=/proc/run"], ["/proc/run"]),
+    "resume without a run": (["resume=nowhere"], ["nowhere"]),
+}
+
+RUNNER = """
+import sys, json, io, contextlib
+from mtrl_conic.train import main
+cases = json.load(sys.stdin)
+for name, arguments in cases.items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    print(json.dumps([name, status, out.getvalue(), err.getvalue()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad_input")
+    (folder / "occupied").mkdir()
+    (folder / "occupied" / "file").write_text("mine")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+    import json
+
+    cases = {name: _arguments(arguments) for name, (arguments, _) in CASES.items()}
+    process = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(cases),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return {line[0]: line[1:] for line in map(json.loads, process.stdout.splitlines())}
+
+
+def _arguments(arguments: list[str]) -> list[str]:
+    if any(argument.startswith(("resume=", "env=")) for argument in arguments):
+        return arguments
+    return ["env=toy", *arguments]
+
+
+def check(status: int, out: str, err: str, words: list[str]) -> None:
+    assert status == 2, err
+    assert 1 <= len(err.strip().splitlines()) <= 3, err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, err
+    assert out == ""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input(name, answers, folder):
+    check(*answers[name], CASES[name][1])
+    assert sorted(path.name for path in folder.iterdir()) == ["occupied"]
+    assert [path.name for path in (folder / "occupied").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["c above one", "misspelt key", "unknown combiner"])
+def test_the_command_itself(name, tmp_path):
+    process = run_command(*_arguments(CASES[name][0]), cwd=tmp_path)
+    check(process.returncode, process.stdout, process.stderr, CASES[name][1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_without_a_gpu(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    process = run_command("env=toy", "device=cuda", cwd=tmp_path)
+    check(process.returncode, process.stdout, process.stderr, ["device=cuda", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = tmp_path_factory.mktemp("finished") / "run"
+    process = run_command(*TOY, "combiner=ls", "steps_per_task=200", f"run_dir={run}", cwd=run.parent)
+    assert process.returncode == 0, process.stderr
+    return run
+
+
+def copy_of(run: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def refuse(run: Path, *arguments: str, words: list[str]) -> None:
+    before = sorted(run.rglob("*"))
+    process = run_command(f"resume={run}", *arguments, cwd=run.parent)
+    assert process.returncode == 2, process.stderr
+    assert 1 <= len(process.stderr.strip().splitlines()) <= 3
+    for word in words:
+        assert word in process.stderr, process.stderr
+    assert sorted(run.rglob("*")) == before
+
+
+def test_resume_refuses_other_settings_by_name(finished):
+    refuse(finished, "batch_size_per_task=9", words=["batch_size_per_task", "8"])
+
+
+def test_resume_refuses_another_combiner(finished):
+    refuse(finished, "combiner=pcgrad", words=["combiner", "pcgrad"])
+
+
+def test_resume_refuses_a_misspelt_key(finished):
+    refuse(finished, "step_per_task=300", words=["step_per_task"])
+
+
+def test_missing_checkpoint(finished, tmp_path):
+    run = copy_of(finished, tmp_path)
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    process = run_command(f"resume={run}", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "no usable checkpoint" in process.stderr
+
+
+def test_damaged_checkpoints(finished, tmp_path):
+    run = copy_of(finished, tmp_path)
+    for path in (run / "checkpoints").glob("step_*.pt"):
+        path.write_bytes(b"not a checkpoint")
+    process = run_command(f"resume={run}", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "damaged" in process.stderr
+    assert len(process.stderr.strip().splitlines()) <= 3
+
+
+def test_damaged_config(finished, tmp_path):
+    run = copy_of(finished, tmp_path)
+    (run / "config.yaml").write_text("env: [unclosed")
+    refuse(run, words=["config.yaml"])
+
+
+def test_run_folder_in_use(finished, tmp_path):
+    from mtrl_conic.checkpoint import lock
+
+    run = copy_of(finished, tmp_path)
+    descriptor = lock(run)
+    try:
+        refuse(run, words=["in use"])
+    finally:
+        os.close(descriptor)
+
+
+def test_read_only_folder(tmp_path):
+    folder = tmp_path / "sealed"
+    folder.mkdir(mode=0o555)
+    process = run_command("env=toy", f"run_dir={folder}/run", cwd=tmp_path, timeout=60) if os.getuid() else None
+    if process is not None:  # root may write everywhere; /proc above stands for it
+        check(process.returncode, process.stdout, process.stderr, ["sealed"])
