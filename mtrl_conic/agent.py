@@ -65,14 +65,10 @@ class Learner:
         self.layout, self.combiner, self.max_grad_norm = layout, combiner, config.max_grad_norm
         self.params = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
         initialize(layout, self.params, streams)
-        self.gradients = TaskGradients(
-            layout, num_seeds, num_tasks, config.gradient_scope, keep_tasks, device, dtype
-        )
+        self.gradients = TaskGradients(layout, num_seeds, num_tasks, config.gradient_scope, keep_tasks, device, dtype)
         self.params.grad = self.gradients.flat
         self.views = layout.views(self.params)
-        self.optimizer = torch.optim.Adam(
-            [self.params], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
-        )
+        self.optimizer = torch.optim.Adam([self.params], lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
         self.metrics: dict[str, Tensor] = {}
 
     def step(self, losses: Tensor, halted: Tensor) -> None:
@@ -142,9 +138,7 @@ class MultiTaskSAC:
         self.config, self.num_tasks, self.action_size = config, num_tasks, action_size
         self.device, self.dtype = torch.device(device), dtype
         self.target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
-        self.streams = {
-            name: SeedStreams(seeds, name, device) for name in ("initialization", "exploration", "policy")
-        }
+        self.streams = {name: SeedStreams(seeds, name, device) for name in ("initialization", "exploration", "policy")}
         input_size = observation_size + (num_tasks if config.task_id_input else 0)
         hidden = config.hidden_sizes
         self.actor_net = MultiHeadMLP("actor", input_size, hidden, 2 * action_size, num_tasks, config.layer_norm)
@@ -174,9 +168,7 @@ class MultiTaskSAC:
         shared = {name: shape for net in nets for name, shape in net.shared.items()}
         heads = {name: shape for net in nets for name, shape in net.heads.items()}
         streams = self.streams["initialization"]
-        return Learner(
-            Layout(shared, heads), combiner, self.config, streams, self.num_tasks, self.device, self.dtype
-        )
+        return Learner(Layout(shared, heads), combiner, self.config, streams, self.num_tasks, self.device, self.dtype)
 
     @torch.no_grad()
     def act(self, observation: Tensor, deterministic: bool = False) -> Tensor:

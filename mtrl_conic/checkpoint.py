@@ -97,9 +97,7 @@ class Checkpoints:
         return [int(match[1]) for match in found if match]
 
     def _segments(self) -> dict[Path, tuple[int, int]]:
-        found = {
-            path: re.fullmatch(r"replay_(\d+)_(\d+)\.pt", path.name) for path in self.folder.glob("replay_*.pt")
-        }
+        found = {path: re.fullmatch(r"replay_(\d+)_(\d+)\.pt", path.name) for path in self.folder.glob("replay_*.pt")}
         return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}
 
     def _load_replay(self, state: dict[str, Any], replay: ReplayBuffer) -> None:

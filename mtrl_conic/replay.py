@@ -67,9 +67,7 @@ class ReplayBuffer:
         terminated: Tensor,
     ) -> None:
         """Append N transitions a task: arguments as in `Batch` with N for B."""
-        rows = torch.cat(
-            (observation, action, reward.unsqueeze(-1), next_observation, terminated.unsqueeze(-1)), -1
-        )
+        rows = torch.cat((observation, action, reward.unsqueeze(-1), next_observation, terminated.unsqueeze(-1)), -1)
         self.write_rows(self.total, rows.to(self.storage.device))
 
     def sample(self, batch_size: int) -> Batch:

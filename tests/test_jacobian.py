@@ -97,9 +97,7 @@ def test_one_backward_pass_equals_one_a_task(name, scope, layer_norm, num_critic
     assert in_scope == (learner.layout.size if scope == "all" else learner.layout.shared_size)
     torch.testing.assert_close(gradients.jacobian, expected[..., :in_scope], rtol=1e-10, atol=1e-12)
     # heads outside the Jacobian follow the mean loss
-    torch.testing.assert_close(
-        gradients.flat[:, in_scope:], expected[..., in_scope:].mean(1), rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(gradients.flat[:, in_scope:], expected[..., in_scope:].mean(1), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)

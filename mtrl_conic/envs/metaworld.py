@@ -174,9 +174,7 @@ class MetaWorldSpec:
         return FastTaskEnv(*arguments)
 
 
-def make_spec(
-    tasks: Sequence[str], goal_seed: int = 0, reward_version: str = "v2", fast: bool = True
-) -> MetaWorldSpec:
+def make_spec(tasks: Sequence[str], goal_seed: int = 0, reward_version: str = "v2", fast: bool = True) -> MetaWorldSpec:
     """Draw the goals of `tasks` with `goal_seed`; a wrong value is a ValueError that names it."""
     tasks = tuple(tasks)
     if not tasks:

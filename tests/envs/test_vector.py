@@ -43,9 +43,7 @@ def by_hand(spec, seed, task, env, actions):
         if result.terminated or truncated:
             following = single.reset(int(generator.integers(spec.num_goals)))
             rewards, success = [], False
-        rows.append(
-            (following, result.observation, result.reward, result.terminated, truncated, any_success, total)
-        )
+        rows.append((following, result.observation, result.reward, result.terminated, truncated, any_success, total))
     return first, [np.array(field) for field in zip(*rows, strict=True)]
 
 

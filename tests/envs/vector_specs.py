@@ -63,9 +63,7 @@ class ScriptEnv:
         self.state = (goal, count + 1)
         if count + 1 == self.spec.at[1]:
             self._fail_in_step()
-        return EnvStep(
-            np.array(self.state, float), count + 1 + float(action[0]), count + 1 == self.end, count + 1 == 2
-        )
+        return EnvStep(np.array(self.state, float), count + 1 + float(action[0]), count + 1 == self.end, count + 1 == 2)
 
     def get_state(self):
         self._fail("get")

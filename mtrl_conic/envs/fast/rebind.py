@@ -30,9 +30,7 @@ def _undecorated(function: FunctionType) -> FunctionType:
 
 def _with_globals(function: FunctionType, namespace: dict[str, Any]) -> FunctionType:
     function = _undecorated(function)
-    copy = FunctionType(
-        function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__
-    )
+    copy = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 

@@ -1,0 +1,220 @@
+"""Interrupted and resumed runs equal uninterrupted ones, through the real command line."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TOY, command, environment, records, run_command
+
+from mtrl_conic.checkpoint import read_file
+from mtrl_conic.compose import CONFIG_DIR
+
+COMBINERS = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
+# Interrupted at 230: in mid-episode (horizon 50), between evaluations, with the replay's ring already overwritten.
+TOTAL, CUT = 400, 230
+
+
+def assert_same_state(one, other, path="state"):
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            if key != "wall_seconds":
+                assert_same_state(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same_state(*pair, f"{path}[{index}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    else:
+        assert one == other, path
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    assert_same_state(*(read_file(run / "checkpoints" / f"step_{step}.pt") for run in (one, other)))
+    for name in ("evaluations", "metrics"):
+        assert records(one, name) == records(other, name)
+    assert_same_state(*(read_file(run / "checkpoints" / "best.pt") for run in (one, other)))
+
+
+def train(run: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    process = run_command(*arguments, f"run_dir={run}", cwd=run.parent, timeout=timeout)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+def resume(run: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    process = run_command(f"resume={run}", *arguments, cwd=run.parent, timeout=timeout)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+INTERRUPT = """
+import sys
+from pathlib import Path
+from mtrl_conic.compose import compose_config
+from mtrl_conic.run_folder import open_run
+from mtrl_conic.trainer import Trainer
+
+cut, run, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+with open_run(compose_config([*arguments, f"run_dir={run}"]), resume=False) as folder:
+    trainer = Trainer(compose_config([*arguments, f"run_dir={run}"]), folder)
+    assert not trainer.run(lambda: trainer.step >= cut)
+    trainer.close()
+"""
+
+
+def interrupted_at(cut: int, run: Path, *arguments: str) -> None:
+    """A run that is asked to stop at an exact step."""
+    import sys
+
+    subprocess.run(
+        [sys.executable, "-c", INTERRUPT, str(cut), str(run), *arguments],
+        cwd=run.parent,
+        env=environment(),
+        check=True,
+        timeout=200,
+    )
+    assert read_file(max((run / "checkpoints").glob("step_*.pt"), key=lambda path: path.stat().st_mtime))["step"] == cut
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_resumed_run_equals_uninterrupted_one(combiner, tmp_path):
+    arguments = [*TOY, f"combiner={combiner}", f"steps_per_task={TOTAL}", "seeds=[3,5]"]
+    train(tmp_path / "whole", *arguments)
+    interrupted_at(CUT, tmp_path / "cut", *arguments)
+    resume(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", TOTAL)
+
+
+def test_other_worker_count_and_more_envs_a_task(tmp_path):
+    arguments = [*TOY, "combiner=conicgrad", f"steps_per_task={TOTAL}", "env.num_envs_per_task=3"]
+    train(tmp_path / "whole", *arguments, "env.workers=2")
+    interrupted_at(231, tmp_path / "cut", *arguments, "env.workers=1")
+    resume(tmp_path / "cut", "env.workers=0")
+    whole, cut = (records(tmp_path / name) for name in ("whole", "cut"))
+    assert whole == cut
+
+
+def test_a_longer_run_goes_on(tmp_path):
+    train(tmp_path / "run", *TOY, "combiner=ls", "steps_per_task=200")
+    resume(tmp_path / "run", "steps_per_task=300")
+    assert [line["step"] for line in records(tmp_path / "run")] == [100, 200, 300]
+    assert "steps_per_task: 300" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    train(tmp_path / "run", *TOY, "combiner=ls", "steps_per_task=100")
+    before = records(tmp_path / "run")
+    resume(tmp_path / "run")
+    assert records(tmp_path / "run") == before
+
+
+def test_wall_time_limit(tmp_path):
+    run = tmp_path / "run"
+    process = train(run, *TOY, "combiner=ls", "steps_per_task=1000000", "max_wall_seconds=1")
+    assert "resume=" in process.stderr
+    assert list((run / "checkpoints").glob("step_*.pt"))
+
+
+def wait_for(condition, process, seconds=100.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_write_a_checkpoint(number, tmp_path):
+    run = tmp_path / "run"
+    arguments = command(*TOY, "combiner=conicgrad", "steps_per_task=1000000", f"run_dir={run}", "env.workers=2")
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (run / "evaluations.jsonl").exists() and records(run), process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err
+    stopped = max(read_file(path)["step"] for path in (run / "checkpoints").glob("step_*.pt"))
+    resume(run, f"steps_per_task={stopped + 1}")
+    assert records(run)[-1]["step"] == stopped + 1
+
+
+def test_sigkill_at_random_moments(tmp_path):
+    """Killed five times, wherever it was; the records end up as if nothing had happened."""
+    arguments = [*TOY, "combiner=conicgrad", "steps_per_task=1500"]
+    train(tmp_path / "whole", *arguments)
+    run, chance = tmp_path / "killed", random.Random(0)
+    start = command(*arguments, f"run_dir={run}")
+    for _ in range(5):
+        process = subprocess.Popen(
+            start, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        wait_for((run / "provenance.json").exists, process)
+        time.sleep(chance.uniform(0.0, 6.0))
+        process.kill()
+        process.communicate()
+        start = command(f"resume={run}")
+    resume(run)
+    assert_same_run(tmp_path / "whole", run, 1500)
+
+
+def test_a_checkpoint_cut_short_falls_back(tmp_path):
+    arguments = [*TOY, "combiner=ls", "steps_per_task=300"]
+    train(tmp_path / "whole", *arguments)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    newest = tmp_path / "cut" / "checkpoints" / "step_300.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    process = resume(tmp_path / "cut")
+    assert "step_300.pt is damaged" in process.stdout + process.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", 300)
+
+
+def test_a_replay_segment_cut_short_falls_back(tmp_path):
+    arguments = [*TOY, "combiner=ls", "steps_per_task=300"]
+    train(tmp_path / "whole", *arguments)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    segment = tmp_path / "cut" / "checkpoints" / "replay_200_300.pt"
+    segment.write_bytes(segment.read_bytes()[:500])
+    resume(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", 300)
+
+
+def test_only_what_the_last_two_checkpoints_need_is_kept(tmp_path):
+    train(tmp_path / "run", *TOY, "combiner=ls", "steps_per_task=600")
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert {name for name in names if name.startswith("step_")} == {"step_500.pt", "step_600.pt"}
+    starts = [int(name.split("_")[1]) for name in names if name.startswith("replay_")]
+    assert min(starts) == 300  # step 500 needs rows 350 to 500 of a capacity of 150
+
+
+def test_each_task_of_mt10_resumes_to_the_last_bit(tmp_path):
+    """All ten tasks at once, interrupted in the second episode, after an evaluation."""
+    arguments = [
+        "env=mt10",
+        "combiner=conicgrad",
+        "agent.hidden_sizes=[32]",
+        "steps_per_task=560",
+        "warmup_steps=480",
+        "batch_size_per_task=8",
+        "eval.every=500",
+        "eval.episodes=1",
+        "eval.final_episodes=1",
+        "metrics_every=20",
+        "threads=1",
+        "device=cpu",
+    ]
+    train(tmp_path / "whole", *arguments, timeout=290)
+    interrupted_at(527, tmp_path / "cut", *arguments)
+    resume(tmp_path / "cut", timeout=290)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", 560)
