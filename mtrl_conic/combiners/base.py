@@ -97,6 +97,7 @@ def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:
         cosine: [S], cos(d, g_0); conflict: [S], the share of task pairs with a negative inner product.
     """
     num_tasks = gramian.shape[-1]
+    weights = weights.to(gramian)
     mean_products = gramian.mean(-1)
     mean_norm = mean_products.mean(-1).clamp_min(0).sqrt()
     norm = (weights.unsqueeze(1) @ gramian @ weights.unsqueeze(2)).flatten().clamp_min(0).sqrt()

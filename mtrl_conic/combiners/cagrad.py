@@ -9,8 +9,8 @@ from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.solvers import minimize_on_simplex
 
-# ‖g_0‖ below this share of max ‖g_i‖ is rounding of a float64 Gramian.
-_NEGLIGIBLE = 1e-8
+# Norms below this share of max ‖g_i‖ are the rounding of float32 gradients.
+_NEGLIGIBLE = 1e-7
 
 
 class CAGrad(Combiner):
@@ -22,7 +22,7 @@ class CAGrad(Combiner):
     on the device, and `diagnostics["gap"]` bounds what is missing, in units of ‖g_0‖ max ‖g_i‖.
 
     Where g_ω = 0 at the optimum (a Pareto-stationary point) the second term is left out, as its direction is
-    arbitrary. Gradients less than about 1e-8 of the largest one are taken for 0.
+    arbitrary. Norms less than 1e-7 of the largest gradient's are taken for 0.
 
     Args:
         c: radius of the ball relative to ‖g_0‖, in [0, 1); 0 gives g_0.
@@ -45,7 +45,7 @@ class CAGrad(Combiner):
         products = products / mean_norm.clamp_min(_NEGLIGIBLE)  # g_i · g_0 / ‖g_0‖
         flat = torch.zeros_like(gramian)
         solution = minimize_on_simplex(lambda _: (products, flat), num_tasks, gramian, norm=gramian * self.c**2)
-        self.diagnostics["gap"] = solution.gap
+        self.diagnostics.update(gap=solution.gap, task_weight=solution.weights)
         column = solution.weights.unsqueeze(-1)
         norm = torch.bmm(column.mT, torch.bmm(gramian, column)).clamp_min_(0).sqrt_()
         pull = self.c * mean_norm / norm.clamp_min(_NEGLIGIBLE) * (norm > _NEGLIGIBLE)
