@@ -16,7 +16,7 @@ _NEGLIGIBLE = 1e-7
 class CAGrad(Combiner):
     """The direction that serves the worst task best among those within c‖g_0‖ of the mean gradient.
 
-    "Conflict-Averse Gradient Descent for Multi-task Learning", arXiv 2110.14048. The dual problem (Eq 4) is
+    "Conflict-Averse Gradient Descent for Multi-task Learning", arXiv 2110.14048. The dual problem is
     min_ω g_ωᵀg_0 + c‖g_0‖‖g_ω‖ on the simplex, and d = g_0 + c‖g_0‖ g_ω/‖g_ω‖. As in the authors' code, d is
     divided by 1 + c². They run SciPy's SLSQP on the host; here an interior-point method solves it to the optimum
     on the device, and `diagnostics["gap"]` bounds what is missing, in units of ‖g_0‖ max ‖g_i‖.
