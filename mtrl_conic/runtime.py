@@ -115,8 +115,8 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _ONE_GIB)
-        library.mallopt(_M_TRIM_THRESHOLD, _ONE_GIB)
+        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # bytes; glibc refuses more
+        library.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _ONE_GIB = -1, -3, 1 << 30  # from malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,6 +167,7 @@ class MetaWorldSpec:
 
     def make(self, task: int) -> TaskEnv:
         """Build the environment of task number `task`."""
+        _warn_instead_of_logging()
         arguments = (self.tasks[task], self.goals[task], self.reward_version)
         if not self.fast:
             return ShippedTaskEnv(*arguments)
