@@ -31,7 +31,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run_command(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -176,6 +176,13 @@ class MetaWorldSpec:
         return FastTaskEnv(*arguments)
 
 
+def _warn_instead_of_logging() -> None:
+    """MuJoCo's own handler writes its warnings to a file in the working directory."""
+    import mujoco
+
+    mujoco.set_mju_user_warning(lambda message: warnings.warn(f"MuJoCo: {message}", stacklevel=2))
+
+
 def make_spec(tasks: Sequence[str], goal_seed: int = 0, reward_version: str = "v2", fast: bool = True) -> MetaWorldSpec:
     """Draw the goals of `tasks` with `goal_seed`; a wrong value is a ValueError that names it."""
     tasks = tuple(tasks)
