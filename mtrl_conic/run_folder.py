@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from omegaconf import OmegaConf
 
 from mtrl_conic.checkpoint import RunLocked, lock
@@ -35,6 +36,8 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
         raise ConfigError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from error
     try:
         config.run_dir = str(run_dir)
+        if config.threads is not None:  # before provenance records it
+            torch.set_num_threads(config.threads)
         _record(config, run_dir)
         yield run_dir
     finally:

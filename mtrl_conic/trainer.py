@@ -44,8 +44,6 @@ class Trainer:
     def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
         keep_freed_memory()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         spec = make_spec(config.env)
         sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
         self.agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, self.device)
