@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import TOY, environment, run_command
 
+pytestmark = pytest.mark.xdist_group("bad_input")  # one worker, as the answers of all cases are computed once
+
 # The process start costs seconds, so one interpreter checks all cases; `test_the_command_itself` starts the real one.
 CASES = {
     "unknown combiner": (["combiner=foo"], ["combiner=foo", "conicgrad", "pcgrad"]),
