@@ -95,7 +95,7 @@ class Trainer:
                     bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
                     self._log()
         except (Interrupted, WorkerError) as reason:
-            self._save()
+            self._save(final=True)
             if isinstance(reason, WorkerError):
                 raise
             return False
@@ -172,11 +172,13 @@ class Trainer:
         names = [f"the loss of seed {self.config.seeds[row]}, task {tasks[column]}" for row, column in bad]
         return " and ".join(names) or "a gradient"
 
-    def _save(self) -> None:
+    def _save(self, final: bool = False) -> None:
         self.logger.flush()
         try:
             envs = to_plain(self.envs.get_state())
-        except (RuntimeError, WorkerError):
+        except RuntimeError:  # a WorkerError, or the vector is closed since one
+            if not final:
+                raise
             envs = None  # a worker is gone and its episodes with it: they start anew
         state = {
             "agent": self.agent.state_dict(),

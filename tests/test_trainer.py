@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,9 +106,7 @@ def test_a_dead_worker_ends_the_run_with_a_checkpoint(tmp_path):
     )
     while not (run / "evaluations.jsonl").exists() or not records(run):
         assert process.poll() is None, process.communicate()
-    workers = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
-    ).stdout.split()
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[0]), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
