@@ -61,18 +61,22 @@ class Learner:
         dtype: torch.dtype,
     ) -> None:
         num_seeds = len(streams.generators)
-        keep_tasks = combiner.requires != "losses"
         self.layout, self.combiner, self.max_grad_norm = layout, combiner, config.max_grad_norm
         self.params = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
         initialize(layout, self.params, streams)
-        self.gradients = TaskGradients(layout, num_seeds, num_tasks, config.gradient_scope, keep_tasks, device, dtype)
+        self.gradients = TaskGradients(
+            layout, num_seeds, num_tasks, config.gradient_scope, combiner.requires != "losses", device, dtype
+        )
         self.params.grad = self.gradients.flat
         self.views = layout.views(self.params)
         self.optimizer = torch.optim.Adam([self.params], lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
         self.metrics: dict[str, Tensor] = {}
 
-    def step(self, losses: Tensor, halted: Tensor) -> None:
-        """Turn losses [S, K] into one step of the optimizer; where `halted` is or becomes 1, nothing moves."""
+    def step(self, losses: Tensor, halted: Tensor, losses_again: Callable[[], Tensor]) -> None:
+        """Turn losses [S, K] into one step of the optimizer; where `halted` is or becomes 1, nothing moves.
+
+        `losses_again` gives the losses of the same batch and noise after the step, for combiners that look back.
+        """
         detached = losses.detach()
         before = [tensor.clone() for tensor in self.combiner.state.values()]
         self._fill_gradients(losses, detached)
@@ -80,20 +84,27 @@ class Learner:
         self.gradients.flat.mul_((self.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1).unsqueeze(1))
         all_finite = torch.isfinite(detached).all() & torch.isfinite(norm).all()
         halted.copy_(torch.maximum(halted, (~all_finite).to(halted.dtype)))
+        masked_step(self.optimizer, halted)
+        if self.combiner.looks_back:
+            with torch.no_grad():
+                self.combiner.after_step(losses_again())
         for tensor, old in zip(self.combiner.state.values(), before, strict=True):
             tensor.copy_(torch.where(halted.bool(), old, tensor))
-        masked_step(self.optimizer, halted)
         self.metrics = {"loss": detached, "grad_norm": norm, **self.combiner.diagnostics}
 
     def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
         gradients = self.gradients
-        if gradients.jacobian is None:
+        gradients.keep_tasks = self.combiner.needs_jacobian()
+        if self.combiner.requires == "losses":
             weights = self.combiner.weights(None, detached)
+            self.combiner.diagnostics["weight"] = weights
             (weights * losses).sum().backward()
             return
+        gradients.task_weights = None if gradients.keep_tasks else self.combiner.weights(None, detached)
         losses.sum().backward()
         gradients.finish()
-        self.combiner.direction(gradients.jacobian, detached, out=gradients.direction)
+        if gradients.jacobian is not None:
+            self.combiner.direction(gradients.jacobian, detached, out=gradients.direction)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -146,8 +157,8 @@ class MultiTaskSAC:
             MultiHeadMLP(f"critic{e}", input_size + action_size, hidden, 1, num_tasks, config.layer_norm)
             for e in range(config.num_critics)
         ]
-        self.actor = self._learner([self.actor_net], make_combiner(), seeds)
-        self.critic = self._learner(self.critic_nets, make_combiner(), seeds)
+        self.actor = self._learner("actor", [self.actor_net], make_combiner(), seeds)
+        self.critic = self._learner("critic", self.critic_nets, make_combiner(), seeds)
         self.target_params = self.critic.params.clone()
         self.target_views = self.critic.layout.views(self.target_params)
         shape = (len(seeds), num_tasks)
@@ -163,7 +174,8 @@ class MultiTaskSAC:
         self.bad_losses = torch.zeros(shape, dtype=torch.bool, device=device)
         self.metrics: dict[str, Tensor] = {}
 
-    def _learner(self, nets: list[MultiHeadMLP], combiner: Combiner, seeds: Sequence[int]) -> Learner:
+    def _learner(self, name: str, nets: list[MultiHeadMLP], combiner: Combiner, seeds: Sequence[int]) -> Learner:
+        combiner.network = name
         combiner.setup(seeds, self.num_tasks, self.device)
         shared = {name: shape for net in nets for name, shape in net.shared.items()}
         heads = {name: shape for net in nets for name, shape in net.heads.items()}
@@ -190,14 +202,16 @@ class MultiTaskSAC:
         values = self._values(self.critic.views, inputs, batch.action, self.critic.gradients)
         losses = critic_losses(values, target)
         self._note(losses)
-        self.critic.step(losses, self.halted)
+        self.critic.step(
+            losses, self.halted, lambda: critic_losses(self._values(self.critic.views, inputs, batch.action), target)
+        )
 
         outputs = self.actor_net(self.actor.views, inputs, self.actor.gradients)
-        action, log_prob = squashed_gaussian(outputs, self._noise("policy", batch.observation))
-        value = self._values(self.critic.views, inputs, action).amin(0)
-        losses = actor_losses(log_prob, value, temperature)
+        noise = self._noise("policy", batch.observation)
+        losses, log_prob = self._actor_losses(outputs, noise, inputs, temperature)
         self._note(losses)
-        self.actor.step(losses, self.halted)
+        act_again = lambda: self.actor_net(self.actor.views, inputs)  # noqa: E731
+        self.actor.step(losses, self.halted, lambda: self._actor_losses(act_again(), noise, inputs, temperature)[0])
 
         self._update_temperature(log_prob.detach())
         self.target_params.lerp_(self.critic.params, self.config.tau * (1 - self.halted).to(self.dtype))
@@ -211,6 +225,14 @@ class MultiTaskSAC:
 
     def _noise(self, stream: str, like: Tensor) -> Tensor:
         return self.streams[stream].normal_(like.new_empty(*like.shape[:3], self.action_size))
+
+    def _actor_losses(
+        self, outputs: Tensor, noise: Tensor, inputs: Tensor, temperature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Losses [S, K] and log-densities [S, K, B] of the policy's outputs [S, K, B, 2A]."""
+        action, log_prob = squashed_gaussian(outputs, noise)
+        value = self._values(self.critic.views, inputs, action).amin(0)
+        return actor_losses(log_prob, value, temperature), log_prob
 
     def _values(
         self, views: dict[str, Tensor], inputs: Tensor, action: Tensor, recorder: Recorder | None = None

@@ -102,7 +102,7 @@ def validate(config: TrainConfig) -> None:
     _validate_seeds(config.seeds)
     _validate_env(config)
     _validate_device(config.device)
-    config.make_combiner()
+    _validate_combiner(config)
 
 
 _LOWEST = {
@@ -170,6 +170,14 @@ def _validate_env(config: TrainConfig) -> None:
             f"capacity_per_task={config.capacity_per_task}: must be at least env.num_envs_per_task,"
             f" {config.env.num_envs_per_task}"
         )
+
+
+def _validate_combiner(config: TrainConfig) -> None:
+    combiner = config.make_combiner()
+    try:
+        combiner.setup(config.seeds, len(task_names(config.env)))  # some settings must fit the number of tasks
+    except ValueError as error:
+        raise ConfigError(f"combiner: {first_line(error)}") from error
 
 
 def _validate_device(device: str) -> None:

@@ -30,6 +30,8 @@ class TaskGradients:
         keep_tasks: build the Jacobian; otherwise the backward pass sums over tasks.
 
     Attributes:
+        keep_tasks: may be turned off and on again for single passes, if it was on at first.
+        task_weights: [S, K], weights of the tasks in a pass that builds no Jacobian; None weighs them all 1.
         jacobian: [S, K, J], J the number of parameters in scope; None unless `keep_tasks`.
         flat: [S, P], the gradient that the optimizer is to follow.
     """
@@ -48,14 +50,21 @@ class TaskGradients:
         self.anchor = torch.zeros((), device=device, dtype=dtype, requires_grad=True)
         self.flat = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
         self.scope_size = layout.size if scope == "all" else layout.shared_size
-        self.jacobian: Tensor | None = None
-        if keep_tasks:
-            self.jacobian = self.flat.new_zeros(num_seeds, num_tasks, self.scope_size)
+        self.keep_tasks = keep_tasks
+        shape = (num_seeds, num_tasks, self.scope_size)
+        self._jacobian = self.flat.new_zeros(shape) if keep_tasks else None
+        self.task_weights: Tensor | None = None
+
+    @property
+    def jacobian(self) -> Tensor | None:
+        return self._jacobian if self.keep_tasks else None
 
     def shared(self, name: str, inputs: Tensor, delta: Tensor) -> None:
         """Write the weight and bias gradient of a shared layer; see `networks.Recorder`."""
         if self.jacobian is None:
             target = self.flat
+            if self.task_weights is not None:
+                delta = self._weigh(delta.unflatten(1, (self.num_tasks, -1))).flatten(1, 2)
         else:  # the same products with the tasks kept apart: a batch of S·K matrices
             rows = (len(self.flat) * self.num_tasks, -1)
             inputs, delta = (t.view(*rows, t.shape[-1]) for t in (inputs, delta))
@@ -65,8 +74,14 @@ class TaskGradients:
 
     def head(self, name: str, inputs: Tensor, delta: Tensor) -> None:
         """Write the weight and bias gradient of the heads; see `networks.Recorder`."""
+        if self.task_weights is not None and self.scope_size == self.layout.size:
+            delta = self._weigh(delta)
         self._write_head(f"{name}.weight", delta.mT @ inputs)
         self._write_head(f"{name}.bias", delta.sum(2))
+
+    def _weigh(self, delta: Tensor) -> Tensor:
+        assert self.task_weights is not None
+        return delta * self.task_weights.to(delta.dtype)[:, :, None, None]
 
     def _write_head(self, name: str, gradient: Tensor) -> None:
         if self.jacobian is None or self.scope_size < self.layout.size:
@@ -77,8 +92,8 @@ class TaskGradients:
         rows.diagonal(dim1=1, dim2=2).copy_(gradient.flatten(2).mT)  # [S, ·, K]: task k's row, head k's columns
 
     def finish(self) -> None:
-        """Scale the heads outside the Jacobian to the gradient of the mean loss."""
-        if self.jacobian is not None:
+        """Scale the heads outside the scope to the gradient of the mean loss."""
+        if self._jacobian is not None:
             self.flat[:, self.scope_size :].div_(self.num_tasks)
 
     @property

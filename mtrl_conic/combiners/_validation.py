@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -36,3 +37,44 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, not {value!r}")
     return value
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """The value as an int, if it is a whole number of at least `low`; 2e6 is one.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    is_whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+    if not is_whole or value < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
+    return int(value)
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """The value itself if it is one of those allowed.
+
+    Raises:
+        ValueError: for anything else; lists what is allowed.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def one_or_more(name: str, value: Any, low: float) -> float | list[float]:
+    """A number of at least `low`, or a list of such numbers that is not empty.
+
+    Raises:
+        ValueError: for anything else; a list is named as a whole.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return number(name, value, low)
+    try:
+        if not value:
+            raise ValueError
+        return [number(name, entry, low) for entry in value]
+    except ValueError:
+        raise ValueError(f"{name} must be a number of at least {low:g} or a list of them, not {value!r}") from None

@@ -21,13 +21,17 @@ class Combiner:
     Attributes:
         requires: the dearest thing the method looks at. "losses": it weighs losses, no Jacobian is built;
             "gramian": inner products of gradients; "jacobian": the gradients themselves.
+        looks_back: the method also wants to see the losses of the same batch after the step (`after_step`).
+        network: the name of the network whose gradients it combines, part of the names of its random streams.
         state: tensors [S, ...] that persist; updated in place, saved with a checkpoint.
         diagnostics: tensors [S] or [S, K] of the last update, for the log.
     """
 
     requires: ClassVar[Literal["losses", "gramian", "jacobian"]] = "gramian"
+    looks_back: ClassVar[bool] = False
 
     def __init__(self) -> None:
+        self.network = ""
         self.state: dict[str, Tensor] = {}
         self.diagnostics: dict[str, Tensor] = {}
 
@@ -40,11 +44,15 @@ class Combiner:
             device: where the Gramians will be.
         """
 
+    def needs_jacobian(self) -> bool:
+        """Whether the next update is to build the Jacobian; if not, `weights` is called without a Gramian."""
+        return self.requires != "losses"
+
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """The weight of each task's gradient in the direction.
 
         Args:
-            gramian: [S, K, K] in float64, or None where `requires` is "losses".
+            gramian: [S, K, K] in float64, or None where no Jacobian was built.
             losses: [S, K], detached, of this update.
 
         Returns:
@@ -68,6 +76,9 @@ class Combiner:
         self.diagnostics.update(weight=weights, **conflict_statistics(products, weights))
         return weighted_sum(weights, jacobian, out)
 
+    def after_step(self, losses: Tensor) -> None:
+        """Learn from the losses [S, K] of the same batch at the new parameters; called only if `looks_back`."""
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, which later updates leave alone."""
         return {name: tensor.clone() for name, tensor in self.state.items()}
@@ -86,6 +97,25 @@ class Combiner:
             tensor.copy_(saved)
 
 
+class SolverCombiner(Combiner):
+    """A combiner that solves an optimisation problem in each update, and counts the solves that fall short.
+
+    Attributes:
+        tolerance: the largest residual of a solve that counts as solved.
+    """
+
+    tolerance: ClassVar[float] = 1e-4
+
+    def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
+        self.state = {"missed_solves": torch.zeros(len(seeds), dtype=torch.float64, device=device)}
+
+    def note_residual(self, residual: Tensor) -> None:
+        """Show the residual [S] of this update's solve and how many solves so far missed the tolerance."""
+        missed = self.state["missed_solves"]
+        missed += (residual > self.tolerance).to(missed)
+        self.diagnostics.update(residual=residual, missed_solves=missed.clone())
+
+
 def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """How the direction lies to the mean gradient, and how many pairs of tasks disagree.
 
@@ -94,14 +124,15 @@ def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:
         weights: [S, K].
 
     Returns:
-        cosine: [S], cos(d, g_0); conflict: [S], the share of task pairs with a negative inner product.
+        cosine: [S], cos(d, g_0), 0 if either is 0; conflict: [S], the share of task pairs with a negative product.
     """
     num_tasks = gramian.shape[-1]
     weights = weights.to(gramian)
     mean_products = gramian.mean(-1)
     mean_norm = mean_products.mean(-1).clamp_min(0).sqrt()
     norm = (weights.unsqueeze(1) @ gramian @ weights.unsqueeze(2)).flatten().clamp_min(0).sqrt()
-    tiny = torch.finfo(gramian.dtype).tiny
-    cosine = (weights * mean_products).sum(-1) / (mean_norm * norm).clamp_min(tiny)
+    norms = mean_norm * norm
+    inner = (weights * mean_products).sum(-1)
+    cosine = torch.where(norms > 0, inner / norms, 0).clamp(-1, 1)
     pairs = max(num_tasks * (num_tasks - 1), 1)
     return {"cosine": cosine, "conflict": (gramian < 0).sum((-2, -1)) / pairs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,19 @@ from mtrl_conic.combiners.base import Combiner
 # rounding of a float64 Gramian (1e-16 of its largest entry) reaches 1e-6 of the squared norm.
 DEGENERATE = 1e-5
 
+# Of the running mean of the conflict: it looks back over the last hundred updates.
+CONFLICT_RATE = 0.01
+
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's customary constants
+_MOMENTS = ("logits", "first_moment", "second_moment")
+_SCHEDULES = ("constant", "linear", "cosine", "conflict")
+
+
+class _Cone(NamedTuple):
+    """The square of c and the cotangent of arccos c: numbers, or [S, 1, 1] where they move."""
+
+    square: float | Tensor
+    cotangent: float | Tensor
 
 
 class ConicGrad(Combiner):
@@ -40,60 +53,110 @@ class ConicGrad(Combiner):
     added to the gradient. The gradient with respect to ω_i is g_iᵀZ₊⁻¹g_ω, before turning and rescaling, which is
     free of the gradients' scale. The paper leaves this optimizer open; it is FAMO's choice (arXiv 2306.03792).
 
+    **The schedule.** The half angle can move from arccos c to arccos c_end, as a number of updates passes (in
+    proportion, or along half a cosine wave) or with the conflict: the half angle is then
+    arccos c + m (arccos c_end − arccos c), m being the running mean of the share of task pairs with g_iᵀg_j < 0; it
+    starts at 0 and takes a share of 0.01 (`CONFLICT_RATE`) of each update's. Each seed has its own cone
+    (`cone_cosine` in the diagnostics), and all of the above holds with its present c. The paper keeps c fixed.
+
     **Degeneracy.** Where ‖g_0‖ < 1e-5 max ‖g_i‖ (`DEGENERATE`), or d is less than 1e-5 of the terms it is summed
     from (d* antiparallel to g_0 with p = 0, or g_ω = 0), d = g_0. In the first case ω sees a zero gradient.
 
     Args:
         c: cosine of the cone's half angle, in (0, 1].
-        gamma: weight decay of the logits, ≥ 0; 0.001 in the toy problem, more where one weight grows to 1.
+        gamma: weight decay of the logits, ≥ 0; 0.001 in the toy problem, more where one weight grows to 1. A list
+            has one for each task.
         weights_lr: learning rate of the logits, > 0.
         enforce_cone: turn d* into the cone; false gives the plain closed form.
+        schedule: "constant", "linear", "cosine" or "conflict".
+        c_end: what c moves to, in (0, 1]; None stays at c.
+        schedule_updates: the updates that "linear" and "cosine" take to get there, ≥ 1.
 
     Raises:
-        ValueError: for a hyperparameter out of its range.
+        ValueError: for a hyperparameter out of its range; from `setup` for a gamma of another number of tasks.
     """
 
     def __init__(
-        self, c: float = 0.75, gamma: float = 0.05, weights_lr: float = 0.025, enforce_cone: bool = True
+        self,
+        c: float = 0.75,
+        gamma: float | Sequence[float] = 0.05,
+        weights_lr: float = 0.025,
+        enforce_cone: bool = True,
+        schedule: str = "constant",
+        c_end: float | None = None,
+        schedule_updates: int = 0,
     ) -> None:
         super().__init__()
         self.c = _validation.number("c", c, 0, 1, low_included=False)
-        self.gamma = _validation.number("gamma", gamma, 0)
+        self.gamma = _validation.one_or_more("gamma", gamma, 0)
         self.weights_lr = _validation.number("weights_lr", weights_lr, 0, low_included=False)
         self.enforce_cone = _validation.flag("enforce_cone", enforce_cone)
+        self.schedule = _validation.choice("schedule", schedule, _SCHEDULES)
+        self.c_end = self.c if c_end is None else _validation.number("c_end", c_end, 0, 1, low_included=False)
+        least = 1 if schedule in ("linear", "cosine") else 0
+        self.schedule_updates = _validation.whole("schedule_updates", schedule_updates, least)
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
+        if isinstance(self.gamma, list) and len(self.gamma) != num_tasks:
+            raise ValueError(f"gamma={self.gamma}: {len(self.gamma)} numbers for {num_tasks} tasks")
         zeros = torch.zeros(len(seeds), num_tasks, dtype=torch.float64, device=device)
-        names = ("logits", "first_moment", "second_moment")
-        self.state = {name: zeros.clone() for name in names} | {"updates": zeros[:, :1].clone()}
+        self.state = {name: zeros.clone() for name in _MOMENTS} | {"updates": zeros[:, :1].clone()}
+        if self.schedule == "conflict":
+            self.state["conflict_mean"] = zeros[:, :1].clone()
+        self._decay = zeros.new_tensor(self.gamma)
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         assert gramian is not None
+        cone = self._cone(gramian)
         largest = gramian.diagonal(dim1=1, dim2=2).amax(-1).clamp_min(torch.finfo(gramian.dtype).tiny)
         gramian = gramian / largest[:, None, None]  # neither squares nor quotients can overflow now
         mean_products = gramian.mean(-1, keepdim=True)
         mean_square = mean_products.mean(1, keepdim=True)
         usable = mean_square >= DEGENERATE**2
         mean_square = mean_square.clamp_min(DEGENERATE**2)
-        self._update_logits(gramian, mean_products, mean_square, usable)
+        self._update_logits(gramian, mean_products, mean_square, usable, cone)
         task_weights = self.state["logits"].softmax(-1)
         self.diagnostics["task_weight"] = task_weights
-        return self._direction_weights(gramian, mean_products, mean_square, usable, task_weights)
+        return self._direction_weights(gramian, mean_products, mean_square, usable, cone, task_weights)
 
-    def _update_logits(self, gramian: Tensor, mean_products: Tensor, mean_square: Tensor, usable: Tensor) -> None:
+    def _cone(self, gramian: Tensor) -> _Cone:
+        """The cone of this update; at c = 1 its cotangent is large enough to leave g_0 alone."""
+        if self.schedule == "constant":
+            # 1e-300: the square of the smallest c is 0, by which nothing can be divided
+            return _Cone(max(self.c**2, 1e-300), self.c / max(math.sqrt(1 - self.c**2), 1e-12))
+        start, end = math.acos(self.c), math.acos(self.c_end)
+        angle = start + (end - start) * self._progress(gramian)
+        cosine = angle.cos()
+        self.diagnostics["cone_cosine"] = cosine.flatten()
+        cotangent = cosine / angle.sin().clamp_min(1e-12)
+        return _Cone(cosine.square().unsqueeze(-1), cotangent.unsqueeze(-1))
+
+    def _progress(self, gramian: Tensor) -> Tensor:
+        """How far the half angle is on its way from arccos c to arccos c_end, [S, 1] in [0, 1]."""
+        if self.schedule == "conflict":
+            pairs = max(gramian.shape[-1] * (gramian.shape[-1] - 1), 1)
+            share = (gramian < 0).sum((-2, -1), dtype=torch.float64) / pairs
+            return self.state["conflict_mean"].lerp_(share.unsqueeze(-1), CONFLICT_RATE)
+        progress = (self.state["updates"] / self.schedule_updates).clamp_max(1)
+        return progress if self.schedule == "linear" else (1 - (math.pi * progress).cos()) / 2
+
+    def _update_logits(
+        self, gramian: Tensor, mean_products: Tensor, mean_square: Tensor, usable: Tensor, cone: _Cone
+    ) -> None:
         """One Adam step on Eq 9; columns are [S, K, 1]."""
         task_weights = self.state["logits"].softmax(-1).unsqueeze(-1)
         share = torch.bmm(task_weights.mT, mean_products) / mean_square
-        along = mean_products * (share / (1 + self.c**2))
-        slope = (torch.bmm(gramian, task_weights) - along) / (mean_square * self.c**2)
+        along = mean_products * (share / (1 + cone.square))
+        slope = (torch.bmm(gramian, task_weights) - along) / (mean_square * cone.square)
         # The clamp keeps c near 0 finite; Adam steps by the gradient's sign and relative size in any case.
         slope = torch.where(usable, slope, 0).clamp(-1e100, 1e100)
         gradient = task_weights * (slope - torch.bmm(task_weights.mT, slope))
         self._adam_step(gradient.squeeze(-1))
 
     def _adam_step(self, gradient: Tensor) -> None:
-        logits, first, second, updates = self.state.values()
-        gradient = gradient + self.gamma * logits
+        logits, first, second = (self.state[name] for name in _MOMENTS)
+        updates = self.state["updates"]
+        gradient = gradient + self._decay * logits
         updates += 1
         first.lerp_(gradient, 1 - _BETA1)
         second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
@@ -101,25 +164,26 @@ class ConicGrad(Combiner):
         logits.addcdiv_(first / (1 - _BETA1**updates), scale, value=-self.weights_lr)
 
     def _direction_weights(
-        self, gramian: Tensor, mean_products: Tensor, mean_square: Tensor, usable: Tensor, task_weights: Tensor
+        self,
+        gramian: Tensor,
+        mean_products: Tensor,
+        mean_square: Tensor,
+        usable: Tensor,
+        cone: _Cone,
+        task_weights: Tensor,
     ) -> Tensor:
         """Weights of d = p + along · g_0, turned and rescaled: ω_i + (along − s)/K."""
         num_tasks = gramian.shape[-1]
         column = task_weights.unsqueeze(-1)
         share = torch.bmm(column.mT, mean_products) / mean_square
-        along = share * (self.c**2 / (1 + self.c**2))
+        along = share * (cone.square / (1 + cone.square))
         if self.enforce_cone:
             square = torch.bmm(column.mT, torch.bmm(gramian, column)) / mean_square
             across = (square - share * share).clamp_min_(0).sqrt_()  # ‖p‖ / ‖g_0‖
-            along = torch.maximum(along, across * self._cotangent)
+            along = torch.maximum(along, across * cone.cotangent)
         weights = column + (along - share) / num_tasks
         square = torch.bmm(weights.mT, torch.bmm(gramian, weights)).clamp_min_(torch.finfo(gramian.dtype).tiny)
         weights = weights * (mean_square / square).sqrt_()
         terms = (weights.squeeze(-1).abs() * gramian.diagonal(dim1=1, dim2=2).sqrt()).sum(-1)
         usable = usable.flatten() & (terms * DEGENERATE <= mean_square.flatten().sqrt())
         return torch.where(usable.unsqueeze(-1), weights.squeeze(-1), 1 / num_tasks)
-
-    @property
-    def _cotangent(self) -> float:
-        """Of the cone's half angle; at c = 1 large enough to leave g_0 alone."""
-        return self.c / max(math.sqrt(1 - self.c**2), 1e-12)

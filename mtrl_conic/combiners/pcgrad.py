@@ -24,7 +24,7 @@ class PCGrad(Combiner):
     """
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
-        self._streams = SeedStreams(seeds, "pcgrad", device)
+        self._streams = SeedStreams(seeds, f"pcgrad {self.network}", device)
         self._keys = torch.empty(len(seeds), num_tasks, num_tasks, dtype=torch.float64, device=device)
         self._identity = torch.eye(num_tasks, dtype=torch.float64, device=device)
 

@@ -1,22 +1,24 @@
-"""Batched convex solvers: fixed iterations, on the tensors' device, nothing read back to the host."""
+"""Batched convex solvers: bounded iterations, on the tensors' device, nothing read back from an accelerator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+ITERATIONS = 40  # at most; 5 to 15 do where gradients are not degenerate
 
-# Settings of the interior-point method, chosen over random, rank-deficient, duplicated, opposite and badly scaled
-# Gramians of 2 to 50 tasks. All products weight · multiplier start at _START / K and end near _FLOOR / K; an
-# iteration divides them by up to 1 / _SHRINK, and stops short of the boundary by the rest of _REACH.
-_START, _FLOOR, _SHRINK, _REACH = 0.3, 1e-8, 0.1, 0.95
-# The norm's kink is rounded over this many times the sum of those products. More is less exact, less fails at
-# times where the optimum lies in the kink.
-_ROUNDING = 3.0
+_REACH = 0.95  # of the way to the boundary
+_SHRINK = 0.1  # of the mean product, an iteration
+_START = 0.3  # the first sum of products, as a share of the objective
+_GAP, _LEAST_GAP = 1e-6, 1e-13  # the last sum of products: a share of the objective, and the least
+_SETTLED = 1e-10  # products this near their target end the iterations
+_TARGET = 1e-9  # the product that stands for 0
+_TINY_ROW = 1e-7  # norms below this share of the largest are the rounding of float32 gradients
+# Added to the diagonal of a matrix of cosines. It bounds the solution at stationary points, where there is none,
+# and changes an optimum of squared norm f by 1e-12/f of itself.
+_RIDGE = 1e-12
 
 
 class SimplexSolution(NamedTuple):
@@ -26,102 +28,197 @@ class SimplexSolution(NamedTuple):
     gap: Tensor
 
 
-def minimize_on_simplex(
-    objective: Objective,
-    num_tasks: int,
-    like: Tensor,
-    norm: Tensor | None = None,
-    iterations: int = 28,
-) -> SimplexSolution:
-    """Minimise f(ω), or f(ω) + √(ωᵀNω), over the simplex, for S problems at once.
+class Cosines(NamedTuple):
+    """A Gramian taken apart: cosines [S, K, K] with a diagonal of 1, norms [S, K], and 1/norm, 0 for zero rows."""
 
-    A primal-dual interior-point method. The norm, which has a kink where Nω = 0, carries a dual variable of its
-    own: the Newton step linearises √(..) · dual = ω instead of the gradient of the norm (Chan, Golub and Mulet,
-    "A nonlinear primal-dual method for total variation-based image restoration", SIAM J. Sci. Comput. 20(6)).
+    matrix: Tensor
+    norms: Tensor
+    inverse: Tensor
+
+
+def cosines(gramian: Tensor) -> Cosines:
+    """The cosines between gradients, which no scale of a task's loss changes; Gramian [S, K, K]."""
+    norms = gramian.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    inverse = 1 / norms.clamp_min(torch.finfo(norms.dtype).tiny) * (norms > 0)
+    matrix = gramian * inverse.unsqueeze(1) * inverse.unsqueeze(2)
+    matrix.diagonal(dim1=1, dim2=2).fill_(1)
+    return Cosines(matrix, norms, inverse)
+
+
+def may_look(tensor: Tensor) -> bool:
+    """Whether reading a value costs no wait; then iterations end when all problems are solved."""
+    return tensor.device.type == "cpu"
+
+
+def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, ridge: float = _RIDGE) -> Tensor:
+    """Find v > 0 with v ∘ (Cv + q) = t, for S problems at once.
+
+    With t near 0 this is the optimum of min ½vᵀCv + qᵀv over v ≥ 0; with t = 1 and q = 0 it is that of
+    min ½vᵀCv − Σ log v. A primal-dual interior-point method from v = s = 1 with s standing for Cv + q: Newton
+    steps for v ∘ s = μ, μ falling to t, in steps relative to v and s, so that solutions of any size are near.
 
     Args:
-        objective: gradient [S, K, 1] and Hessian [S, K, K] of the smooth, convex f at ω [S, K, 1]; scaled so that
-            gradients are of the order of 1.
-        num_tasks: K.
-        like: any tensor [S, ...] of the type (float64 is needed for the accuracy) and device wanted.
-        norm: N [S, K, K], positive semidefinite, entries of the order of 1 or less.
-        iterations: 28 bring the gap to the order of 1e-8.
+        matrix: C [S, K, K], positive semidefinite, with a diagonal near 1.
+        offset: q [S, K, 1], entries up to about 1.
+        target: t.
+        ridge: added to the diagonal of C.
+
+    Returns:
+        v [S, K, 1].
     """
-    weights = like.new_full((like.shape[0], num_tasks, 1), 1 / num_tasks)
-    products = torch.full_like(weights, _START / num_tasks)
+    matrix = matrix + ridge * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    value = torch.ones_like(offset)
+    slack = torch.ones_like(offset)
+    shrink: Tensor | float = _SHRINK if target < 1 else 1.0
+    looking, settled = may_look(matrix), None
+    for _ in range(ITERATIONS):
+        products = value * slack
+        middle = (products.mean(1, keepdim=True) * shrink).clamp_min_(target) if target < 1 else target
+        missing = middle - value * torch.baddbmm(offset, matrix, value)
+        if looking:
+            settled = (missing.abs().amax(1, keepdim=True) <= _SETTLED) & torch.as_tensor(middle == target)
+            if bool(settled.all()):
+                break
+        system = matrix * value * value.mT
+        system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
+        factor, _ = torch.linalg.cholesky_ex(system)
+        step = torch.cholesky_solve(missing, factor)
+        slack_step = middle / products - 1 - step
+        length = step_length(torch.minimum(step, slack_step))
+        if settled is not None:
+            length = length * ~settled  # a seed's result does not depend on how long the others take
+        shrink = (1 - length).square_().clamp_min_(_SHRINK)
+        value = value * (1 + length * step)
+        slack = slack * (1 + length * slack_step)
+    return value
+
+
+def step_length(relative_step: Tensor) -> Tensor:
+    """The longest step [S, 1, 1] up to 1 that keeps 1 + length · step [S, K, 1] positive."""
+    return _REACH / relative_step.amin(1, keepdim=True).neg_().clamp_min_(_REACH)
+
+
+def min_norm_weights(gramian: Tensor) -> SimplexSolution:
+    """The weights of the shortest vector in the convex hull of K gradients.
+
+    A primal-dual interior-point method on unit gradients: with y_i = ω_i ‖g_i‖ and a_i ∝ 1/‖g_i‖ it minimises
+    ½yᵀCy on aᵀy = 1, to 1e-6 of the optimum however unequal the gradients are.
+
+    Args:
+        gramian: [S, K, K].
+
+    Returns:
+        Weights, and the gap as a share of the squared length, or of 1e-7 of the largest squared norm where it is less.
+    """
+    largest = gramian.diagonal(dim1=1, dim2=2).amax(-1).clamp_min(torch.finfo(gramian.dtype).tiny)
+    gramian = gramian / largest[:, None, None]
+    norms = gramian.diagonal(dim1=1, dim2=2).sqrt().clamp_min(_TINY_ROW).unsqueeze(-1)
+    matrix = gramian / (norms * norms.mT)
+    weights = _shortest(matrix, norms.amin(1, keepdim=True) / norms) / norms
+    weights = weights / weights.sum(1, keepdim=True)
+    products = torch.bmm(gramian, weights)
+    square = (weights * products).sum(1)
+    gap = (square - products.amin(1)) / square.clamp_min(1e-7)
+    return SimplexSolution(weights.squeeze(-1), gap.squeeze(-1))
+
+
+def _shortest(matrix: Tensor, prices: Tensor) -> Tensor:
+    """The y [S, K, 1] > 0 with least yᵀCy among those with pricesᵀy = 1; prices [S, K, 1] in (0, 1]."""
+    num_tasks = matrix.shape[-1]
+    # The prices do not change the step, which keeps pricesᵀy. The rest is for Cholesky, and for it alone.
+    outer = matrix + prices * prices.mT + 1e-14 * torch.eye(num_tasks, dtype=matrix.dtype, device=matrix.device)
+    value = 1 / prices.sum(1, keepdim=True).expand_as(prices)
+    slope = torch.bmm(matrix, value)
+    square = torch.bmm(value.mT, slope)
+    # y_i times the multiplier of y_i ≥ 0
+    products = (_START / num_tasks * square).clamp_min(_LEAST_GAP / num_tasks).expand_as(prices)
     shrink: Tensor | float = _SHRINK
-    kink = None if norm is None else _Kink(norm, weights)
-    for _ in range(iterations):
-        target = (products.mean(1, keepdim=True) * shrink).clamp_min_(_FLOOR / num_tasks)
-        gradient, hessian = objective(weights)
-        if kink is not None:
-            slope, curvature = kink.expand(weights, target * (_ROUNDING * num_tasks))
-            gradient, hessian = gradient + slope, hessian + curvature
-        step = _newton_step(gradient, hessian, weights, products, target)  # relative to the weights
+    for _ in range(ITERATIONS):
+        floor = (_GAP * square).clamp_min_(_LEAST_GAP)
+        settled = (square - (slope / prices).amin(1, keepdim=True) <= 2 * floor) if may_look(matrix) else None
+        if settled is not None and bool(settled.all()):
+            break
+        target = torch.maximum(products.mean(1, keepdim=True) * shrink, floor / num_tasks)
+        spent = prices * value
+        system = outer * value * value.mT
+        system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
+        factor, _ = torch.linalg.cholesky_ex(system)
+        solved = torch.cholesky_solve(torch.cat((slope * value - target, spent), -1), factor)
+        sums = torch.bmm(spent.mT, solved)
+        step = solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]  # relative to y
         dual_step = target / products - 1 - step
-        length, dual_length = _length(step), _length(dual_step)
-        if kink is not None:
-            dual_length = kink.follow(weights, step, dual_length)
+        length, dual_length = step_length(step), step_length(dual_step)
         shrink = (1 - torch.minimum(length, dual_length)).square_().clamp_min_(_SHRINK)
+        if settled is not None:  # a seed's result does not depend on how long the others take
+            length = length * ~settled
         grown = 1 + length * step
         products = products * grown * (1 + dual_length * dual_step)
-        weights = weights * grown
-        weights = weights / weights.sum(1, keepdim=True)
-    return SimplexSolution(weights.squeeze(-1), _gap(objective, weights, kink))
+        value = value * grown
+        value = value / torch.bmm(prices.mT, value)
+        slope = torch.bmm(matrix, value)
+        square = torch.bmm(value.mT, slope)
+    return value
 
 
-def _newton_step(gradient: Tensor, hessian: Tensor, weights: Tensor, products: Tensor, target: Tensor) -> Tensor:
-    """Change of the weights relative to themselves, [S, K, 1]; their sum stays."""
-    # The 1 leaves the constrained step as it is and gives a curvature where the objective has none along ω.
-    matrix = (hessian + 1) * weights * weights.mT
-    matrix.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
-    factor, _ = torch.linalg.cholesky_ex(matrix)
-    sides = torch.cat((gradient * weights - target, weights), -1)
-    solved = torch.cholesky_solve(sides, factor)
-    sums = torch.bmm(weights.mT, solved)
-    return solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]
+def project_to_simplex(points: Tensor) -> Tensor:
+    """The nearest point of the simplex to each row of [S, K] (Held, Wolfe and Crowder, Math. Programming 6, 1974)."""
+    ordered = points.sort(-1, descending=True).values
+    excess = ordered.cumsum(-1) - 1
+    rank = torch.arange(1, points.shape[-1] + 1, dtype=points.dtype, device=points.device)
+    used = (ordered * rank > excess).sum(-1, keepdim=True)
+    return (points - excess.gather(-1, used - 1) / used).clamp_min_(0)
 
 
-def _length(step: Tensor) -> Tensor:
-    """The longest step [S, 1, 1] up to 1 that keeps 1 + length · step positive."""
-    return _REACH / step.amin(1, keepdim=True).neg_().clamp_min_(_REACH)
+def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [S, K] and eigenvectors [S, K, K] (columns) of symmetric matrices [S, K, K].
+
+    Entries that are not numbers count as 0, so that nothing raises. Off the CPU, where the library's routine waits
+    for the device, Jacobi's method with a fixed number of sweeps.
+    """
+    matrix = matrix.nan_to_num(0.0, 0.0, 0.0)
+    if may_look(matrix):
+        values, vectors = torch.linalg.eigh(matrix)
+        return values, vectors
+    return jacobi_eigen(matrix)
 
 
-class _Kink:
-    """√(ωᵀNω), rounded, with the dual vector u, ‖u‖ ≤ 1, whose products with the K generators are `slope`."""
-
-    def __init__(self, norm: Tensor, weights: Tensor) -> None:
-        self.norm = norm
-        self.dual = self.slope = torch.zeros_like(weights)
-
-    def expand(self, weights: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and the symmetrised primal-dual Hessian at the weights."""
-        products = torch.bmm(self.norm, weights)
-        self.length = (torch.bmm(weights.mT, products) + rounding * rounding).sqrt_()
-        self.gradient = products / self.length
-        outer = torch.bmm(self.slope, self.gradient.mT)
-        return self.gradient, (self.norm - 0.5 * (outer + outer.mT)) / self.length
-
-    def follow(self, weights: Tensor, step: Tensor, length: Tensor) -> Tensor:
-        """Move the dual with the relative step of the weights; returns how far [S, 1, 1] it can, by ‖u‖ < 1."""
-        moved = weights * step
-        change = (weights + moved - self.dual * torch.bmm(self.gradient.mT, moved)) / self.length - self.dual
-        slope_change = torch.bmm(self.norm, change)
-        square = torch.bmm(change.mT, slope_change).clamp_min_(1e-30)
-        inner = torch.bmm(self.dual.mT, slope_change)
-        room = (1 - torch.bmm(self.dual.mT, self.slope)).clamp_min_(1e-14)
-        to_boundary = ((inner * inner + square * room).sqrt_() - inner) / square
-        length = torch.minimum(length, to_boundary * _REACH)
-        self.dual = self.dual + length * change
-        self.slope = self.slope + length * slope_change
-        return length
+def jacobi_eigen(matrix: Tensor, sweeps: int = 12) -> tuple[Tensor, Tensor]:
+    """As `symmetric_eigen`, by cyclic Jacobi rotations of K/2 disjoint pairs at a time; eigenvalues unordered."""
+    size = matrix.shape[-1]
+    vectors = torch.eye(size, dtype=matrix.dtype, device=matrix.device).expand_as(matrix).clone()
+    rounds = [torch.tensor(pairs, device=matrix.device).unbind(-1) for pairs in _tournament(size)]
+    for _ in range(sweeps if size > 1 else 0):
+        for first, second in rounds:
+            rotation = _rotation(matrix, first, second)
+            matrix = rotation.mT @ matrix @ rotation
+            vectors = vectors @ rotation
+    return matrix.diagonal(dim1=1, dim2=2), vectors
 
 
-def _gap(objective: Objective, weights: Tensor, kink: _Kink | None) -> Tensor:
-    """The duality gap: the objective less what its linear lower bound attains on the simplex."""
-    gradient, _ = objective(weights)
-    value, bound = (weights * gradient).sum(1), gradient
-    if kink is not None:
-        square = torch.bmm(weights.mT, torch.bmm(kink.norm, weights))
-        value, bound = value + square.clamp_min_(0).sqrt_().squeeze(-1), gradient + kink.slope
-    return (value - bound.amin(1)).squeeze(-1)
+def _rotation(matrix: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The rotation that makes the entries (first, second) zero (Golub and Van Loan, Matrix Computations, 8.5)."""
+    off = matrix[:, first, second]
+    difference = matrix[:, second, second] - matrix[:, first, first]
+    tiny = torch.finfo(matrix.dtype).tiny
+    tangent = 2 * off / (difference.abs() + (difference.square() + 4 * off.square()).sqrt()).clamp_min(tiny)
+    tangent = torch.where(difference < 0, -tangent, tangent)
+    cosine = 1 / (1 + tangent.square()).sqrt()
+    sine = tangent * cosine
+    rotation = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device).expand_as(matrix).clone()
+    rotation[:, first, first] = cosine
+    rotation[:, second, second] = cosine
+    rotation[:, first, second] = sine
+    rotation[:, second, first] = -sine
+    return rotation
+
+
+def _tournament(size: int) -> list[list[tuple[int, int]]]:
+    """Rounds of disjoint pairs in which each of `size` players meets each other once."""
+    players = list(range(size + size % 2))  # a player more than there are stands for a pause
+    rounds = []
+    for _ in range(len(players) - 1):
+        half = len(players) // 2
+        pairs = zip(players[:half], reversed(players[half:]), strict=True)
+        rounds.append([(min(pair), max(pair)) for pair in pairs if max(pair) < size])
+        players = [players[0], players[-1], *players[1:-1]]
+    return rounds

@@ -55,3 +55,40 @@ def _centred(jacobian):
 def _with_last(jacobian, last):
     jacobian[-1] = last(jacobian)
     return jacobian
+
+
+def oracle_jacobians(num_tasks, draws=10):
+    """Jacobians [250, K, P] in float64 to compare with oracles: five kinds in five scales."""
+    generator = torch.Generator().manual_seed(num_tasks)
+    size, rank = 2 * num_tasks + 3, max(num_tasks // 2, 1)
+    blocks = []
+    for scale in (1e-6, 1e-3, 1.0, 1e3, 1e6):
+        random = torch.randn(5, draws, num_tasks, size, generator=generator, dtype=torch.float64)
+        random[1] = random[1, :, :, :rank] @ random[1, :, :rank]  # rank-deficient
+        random[2, :, -1] = random[2, :, 0]  # duplicated
+        random[3, :, -1] = -random[3, :, 0]  # opposite
+        random[4, :, -1] = 0
+        blocks.append(scale * random.flatten(0, 1))
+    return torch.cat(blocks)
+
+
+def cone_jacobians(num_tasks, draws=50):
+    """Jacobians [250, K, P] in float64 with gradients that have a descent direction in common, in five scales.
+
+    A fifth each: independent; in a space of K/2 + 1 dimensions; the last equal to the first; of very unequal norms;
+    nearly without a common direction.
+    """
+    generator = torch.Generator().manual_seed(100 + num_tasks)
+    size, rank = 2 * num_tasks + 3, max(num_tasks // 2, 1)
+    random = torch.randn(5, draws, num_tasks, size, generator=generator, dtype=torch.float64)
+    random[1] = random[1, :, :, :rank] @ random[1, :, :rank]
+    random[..., -1] = 0
+    random = random / random.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    common = 0.1 + torch.rand(5, draws, num_tasks, generator=generator, dtype=torch.float64)
+    common[4] *= 0.1
+    random[..., -1] = common
+    random[2, :, -1] = random[2, :, 0]
+    spread = torch.randn(draws, num_tasks, 1, generator=generator, dtype=torch.float64)
+    random[3] *= 10**spread
+    scales = torch.tensor([1e-6, 1e-3, 1.0, 1e3, 1e6], dtype=torch.float64).repeat(draws // 5)
+    return (random * scales[:, None, None]).flatten(0, 1)

@@ -6,7 +6,7 @@ import torch
 from hard_matrices import hard_jacobians, make
 from scipy.optimize import minimize
 
-from mtrl_conic.combiners.solvers import minimize_on_simplex
+from mtrl_conic.combiners.solvers import min_norm_weights
 
 LOSSES = torch.ones(1, 1)
 
@@ -66,7 +66,7 @@ def test_duality_gap_closes(num_tasks, c):
         jacobian = torch.stack([batch[name] for batch in batches]).double()
         combiner = make("cagrad", range(20), num_tasks, c=c)
         combiner.direction(jacobian, LOSSES.expand(20, num_tasks))
-        gap = combiner.diagnostics["gap"].abs()  # bounds the error from above
+        gap = combiner.diagnostics["residual"].abs()  # bounds the error from above
         assert gap.median() < 1e-6, name
         assert gap.max() < (2e-6 if c < 0.95 else 1e-2), name  # as c → 1, 1 in 1000 is not done after 28 iterations
 
@@ -101,15 +101,25 @@ def test_two_tasks_equal_a_fine_grid():
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 10, 50])
-def test_solver_finds_the_point_of_least_norm(num_tasks):
-    """A smooth objective, ½ωᵀGω: at its optimum every g_i·g_ω is at least ‖g_ω‖²."""
+def test_the_shortest_vector_of_the_hull(num_tasks):
+    """At the optimum every g_i·g_ω is at least ‖g_ω‖²."""
     for name, jacobian in hard_jacobians(num_tasks).items():
         gramian = (jacobian.double() @ jacobian.double().T).unsqueeze(0)
         gramian = gramian / gramian.abs().max().clamp_min(1e-30)
-        solution = minimize_on_simplex(lambda w, g=gramian: (g @ w, g), num_tasks, gramian)
+        solution = min_norm_weights(gramian)
         products = (gramian @ solution.weights.unsqueeze(-1)).squeeze(-1)
         square = (products * solution.weights).sum(-1)
-        assert (square - products.amin(-1)).abs() < 1e-7, name
-        assert solution.gap.abs() < 1e-7, name
+        assert square - products.amin(-1) <= 1e-5 * square + 1e-12, name
+        assert solution.gap.abs() < 1e-5, name
         torch.testing.assert_close(solution.weights.sum(-1), torch.ones(1, dtype=torch.float64))
         assert (solution.weights >= 0).all()
+
+
+@pytest.mark.parametrize("num_tasks", [2, 10])
+def test_the_authors_inner_solve_is_near_the_optimum(num_tasks):
+    jacobian = torch.stack([hard_jacobians(num_tasks, seed=seed)["random"] for seed in range(50)]).double()
+    losses = LOSSES.expand(50, num_tasks)
+    exact, inner = (make("cagrad", range(50), num_tasks, c=0.5, inner_iterations=n) for n in (None, 20))
+    directions = [combiner.direction(jacobian, losses) for combiner in (exact, inner)]
+    assert torch.cosine_similarity(*directions).median() > 0.99
+    assert not torch.allclose(*directions, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""The two-task toy problem of the gradient-combining literature.
+"""The problem: two losses over the plane and their gradients.
 
 As in the public code of FAMO (arXiv 2306.03792) and NashMTL (arXiv 2202.01017): two losses over the plane, each a
 steep valley for x2 > 0 and a bowl for x2 < 0, with strongly conflicting gradients. The first loss is scaled by
@@ -14,6 +14,10 @@ STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 
 # scale of the first loss: (the point where the mean loss is least, that mean loss)
 MINIMA = {0.1: ((-5.7273, -8.4094), -10.1037), 1.0: ((0.0, -8.3551), -15.0916)}
+
+# scale of the first loss: what both losses stay above by at least 0.1, for methods that need positive losses
+# (FAMO's toy script sets these as its least losses)
+LOWER_BOUNDS = {0.1: (-2.1, -21.0), 1.0: (-21.0, -21.0)}
 
 _FLOOR = 5e-6  # under the logarithms
 

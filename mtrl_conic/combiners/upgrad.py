@@ -1,0 +1,33 @@
+"""UPGrad."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtrl_conic.combiners.base import SolverCombiner
+from mtrl_conic.combiners.solvers import complementarity, cosines
+
+
+class UPGrad(SolverCombiner):
+    """The mean of the task gradients, each projected onto the cone of directions that harm no task.
+
+    "Jacobian Descent for Multi-Objective Optimization", arXiv 2406.16232: gradient i becomes the nearest vector with
+    non-negative inner products with all gradients, g_i + Σ λ_j g_j with λ ≥ 0 minimising its norm. The authors'
+    library adds 1e-4 to the diagonal of the normalised Gramian; here the K problems of a seed are solved on unit
+    gradients, together, with 1e-12.
+    """
+
+    def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
+        assert gramian is not None
+        num_tasks = gramian.shape[-1]
+        matrix, norms, inverse = cosines(gramian)
+        rows = matrix.repeat_interleave(num_tasks, 0)
+        offset = matrix.reshape(-1, num_tasks, 1)
+        value = complementarity(rows, offset)
+        products = torch.baddbmm(offset, rows, value)
+        # all complementary products are to be 0: their sum bounds what is missing in the squared norm
+        gap = (value * products).sum(1) + value.sum(1) * (-products.amin(1)).clamp_min(0)
+        self.note_residual(gap.view(-1, num_tasks).amax(-1))
+        added = value.view(-1, num_tasks, num_tasks) * norms.unsqueeze(-1) * inverse.unsqueeze(1)
+        return (1 + added.sum(1)) / num_tasks
