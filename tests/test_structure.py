@@ -25,6 +25,7 @@ SIDEWAYS = {
     ("envs", "envs"),
     ("combiners", "combiners"),
     ("toy", "toy"),
+    ("benchmark", "benchmark"),
     ("__init__", "backward"),  # only when a user asks the package for it
 }
 

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_outputs(options.out, options.json)
     except ConfigError as error:
         parser.error(str(error))
+    torch.set_num_threads(1)  # on matrices this small, threads only wait for each other
     results: dict[str, Any] = {"provenance": provenance(torch.device("cpu"))}
     results |= {"scale": options.scale, "steps": options.steps, "methods": {}}
     descents = {}

@@ -1,0 +1,1 @@
+"""Measurements of speed: `python -m mtrl_conic.benchmark`."""
