@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from mtrl_conic.agent import AgentConfig, MultiTaskSAC
-from mtrl_conic.combiners.conicgrad import ConicGrad
-from mtrl_conic.combiners.ls import LS
-from mtrl_conic.combiners.pcgrad import PCGrad
+from mtrl_conic.combiners import FAMO, LS, Combiner, ConicGrad, NashMTL, PCGrad
 from mtrl_conic.replay import Batch
 
 K, B, O, A = 3, 8, 4, 2
@@ -42,6 +40,72 @@ def test_a_seed_learns_the_same_alone_and_among_others(combiner):
     torch.testing.assert_close(together.critic.params[1:2], alone.critic.params, rtol=1e-8, atol=1e-10)
     observation = batch_of(3).observation
     torch.testing.assert_close(together.act(observation)[1:2], alone.act(observation[1:2]), rtol=1e-8, atol=1e-8)
+
+
+class LooksBack(LS):
+    """LS that keeps the losses it is shown."""
+
+    looks_back = True
+
+    def weights(self, gramian, losses):
+        self.before = losses.clone()
+        return super().weights(gramian, losses)
+
+    def after_step(self, losses):
+        self.after = losses.clone()
+
+
+def test_losses_after_the_step_are_those_of_the_same_batch_and_noise():
+    """Without a step they are the losses before it, to the last bit; with one the critics' have fallen."""
+    still, moving = (make((0, 1), LooksBack, learning_rate=rate) for rate in (1e-30, 1e-2))
+    for agent in (still, moving):
+        agent.update(batch_of(2))
+    for learner in (still.critic, still.actor):
+        assert torch.equal(learner.combiner.before, learner.combiner.after)
+    assert (moving.critic.combiner.after < moving.critic.combiner.before).all()
+    assert not torch.equal(moving.actor.combiner.after, moving.actor.combiner.before)
+
+
+def test_famo_learns_from_the_fall_of_the_losses():
+    agent = make((0,), FAMO, learning_rate=1e-2)
+    agent.update(batch_of(1))
+    logits = agent.critic.combiner.state["logits"]
+    assert logits.abs().max() > 0.02  # one Adam step of 0.025
+    assert (logits.max() > 0) & (logits.min() < 0)
+
+
+@pytest.mark.parametrize("scope", ["shared", "all"])
+def test_nashmtl_between_solves_equals_the_same_weights_on_a_jacobian(scope):
+    """The pass without a Jacobian weighs the trunk by the kept weights and treats the heads as the other pass does."""
+    agent = make((0, 1), lambda: NashMTL(update_every=2), gradient_scope=scope, max_grad_norm=1e9)
+    agent.update(batch_of(2, seed=0))
+    kept = agent.critic.combiner.state["weights"].clone()
+    twin = copy.deepcopy(agent)
+    batch = batch_of(2, seed=1)
+    agent.update(batch)
+    assert torch.equal(agent.critic.combiner.state["weights"], kept)
+    for learner in (twin.critic, twin.actor):
+        weights = learner.combiner.state["weights"].clone()
+        learner.combiner = _Fixed(weights)
+    twin.update(batch)
+    assert not agent.critic.gradients.keep_tasks
+    assert twin.critic.gradients.keep_tasks
+    torch.testing.assert_close(agent.critic.gradients.flat, twin.critic.gradients.flat, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(agent.critic.params, twin.critic.params, rtol=1e-7, atol=1e-9)
+    agent.update(batch_of(2, seed=2))
+    assert agent.critic.gradients.keep_tasks
+    assert not torch.equal(agent.critic.combiner.state["weights"], kept)
+
+
+class _Fixed(Combiner):
+    """The weights it is given, by way of a Jacobian."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.fixed = weights
+
+    def weights(self, gramian, losses):
+        return self.fixed
 
 
 def test_seeds_differ():

@@ -41,6 +41,6 @@ def test_networks_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "WIDTHS", {6: 16, 25: 24})
     rows = [networks.measure(name, size, 1) for size in (6, 25) for name in ("ls", "famo", "conicgrad")]
     assert [row["parameters"] for row in rows[::3]] == [128 * 16 + 16 + 2 * 17 * 16, 128 * 24 + 24 + 2 * 25 * 24]
-    assert all(row["seconds"] > 0 and row["peak_gb"] > 0 for row in rows)
+    assert all(row["seconds"] > 0 and row["peak_gib"] > 0 for row in rows)
     networks.draw(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000

@@ -26,7 +26,7 @@ def benchmark_networks(combiners: Sequence[str], sizes: Sequence[int], rounds: i
     """One row a size and combiner; each is measured in a process of its own, so that its peak memory is its own."""
     rows = []
     print(f"one step, {NUM_TASKS} tasks that share a batch of {_BATCH}")
-    print(f"{'':<14}{'parameters':>12}{'seconds':>10}{'/ ' + combiners[0]:>10}{'peak GB':>10}")
+    print(f"{'':<14}{'parameters':>12}{'seconds':>10}{'/ ' + combiners[0]:>10}{'peak GiB':>10}")
     for size in sizes:
         for name in combiners:
             row = _in_a_process(name, size, rounds)
@@ -34,7 +34,7 @@ def benchmark_networks(combiners: Sequence[str], sizes: Sequence[int], rounds: i
             first = next(r for r in rows if r["size"] == size)
             ratio = row["seconds"] / first["seconds"]
             millions = f"{row['parameters'] / 1e6:.1f} M"
-            print(f"{name:<14}{millions:>12}{row['seconds']:>10.2f}{ratio:>10.2f}{row['peak_gb']:>10.2f}", flush=True)
+            print(f"{name:<14}{millions:>12}{row['seconds']:>10.2f}{ratio:>10.2f}{row['peak_gib']:>10.2f}", flush=True)
     if picture is not None:
         draw(rows, picture)
     return rows
@@ -82,7 +82,7 @@ def measure(name: str, size: int, rounds: int) -> dict[str, Any]:
         "size": size,
         "parameters": sum(p.numel() for p in trunk.parameters()),
         "seconds": statistics.median(seconds[_WARM_UP:]),
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 
@@ -93,7 +93,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(row["combiner"] for row in rows))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    for axes, key, label in ((above, "seconds", "seconds a step"), (below, "peak_gb", "peak memory, GB")):
+    for axes, key, label in ((above, "seconds", "seconds a step"), (below, "peak_gib", "peak memory, GiB")):
         _bars(axes, rows, names, key)
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)

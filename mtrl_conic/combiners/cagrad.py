@@ -11,7 +11,7 @@ from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.cagrad_solver import minimize_linear_plus_norm
 
-_NEGLIGIBLE = 1e-7  # norms below this share of max ‖g_i‖ are the rounding of float32 gradients
+_NEGLIGIBLE = 1e-7  # a ‖g_0‖ below this share of max ‖g_i‖ is the rounding of float32 gradients
 _MOMENTUM, _MARGIN = 0.5, 1e-4  # of the authors' inner solve
 
 
@@ -27,8 +27,8 @@ class CAGrad(SolverCombiner):
     (learning rate 25, 50 for 50 tasks, momentum 0.5, gradients over their mean norm) and keeps the best:
     `inner_iterations=20`.
 
-    Where g_ω = 0 at the optimum (a Pareto-stationary point) the second term is left out, as its direction is
-    arbitrary. Norms less than 1e-7 of the largest gradient's are taken for 0.
+    Where g_ω = 0 at the optimum the solver's dual vector stands for g_ω/‖g_ω‖: with it d is the best in the ball
+    also there. A ‖g_0‖ below 1e-7 of the largest gradient is taken for 0.
 
     Args:
         c: radius of the ball relative to ‖g_0‖, in [0, 1); 0 gives g_0.
@@ -56,14 +56,12 @@ class CAGrad(SolverCombiner):
         along = products / mean_norm.clamp_min(_NEGLIGIBLE)  # g_i · g_0 / ‖g_0‖
         solution = minimize_linear_plus_norm(along, gramian * self.c**2)
         self.note_residual(solution.gap)
-        column = solution.weights.unsqueeze(-1)
-        norm = torch.bmm(column.mT, torch.bmm(gramian, column)).clamp_min_(0).sqrt_()
-        pull = self.c * mean_norm / norm.clamp_min(_NEGLIGIBLE) * (norm > _NEGLIGIBLE)
-        return self._weights(solution.weights, pull.squeeze(-1))
+        return self._weights(solution.weights, self.c**2 * mean_norm.squeeze(-1) * solution.dual)
 
     def _weights(self, task_weights: Tensor, pull: Tensor) -> Tensor:
+        """Weights of the direction from ω and from those of c‖g_0‖ g_ω/‖g_ω‖, [S, K] each."""
         self.diagnostics["task_weight"] = task_weights
-        return (1 / task_weights.shape[-1] + pull * task_weights) / (1 + self.c**2)
+        return (1 / task_weights.shape[-1] + pull) / (1 + self.c**2)
 
     def _descend(self, gramian: Tensor, iterations: int) -> Tensor:
         """The authors' inner solve: gradient steps on logits, the best of `iterations` + 1 points."""
@@ -90,7 +88,7 @@ class CAGrad(SolverCombiner):
             slope = task_weights * (slope - torch.bmm(task_weights.mT, slope))
             velocity = _MOMENTUM * velocity + slope
             logits = logits - lr * velocity
-        return self._weights(best_weights.squeeze(-1), (radius / (best_norm + _MARGIN)).squeeze(-1))
+        return self._weights(best_weights.squeeze(-1), (radius / (best_norm + _MARGIN) * best_weights).squeeze(-1))
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
         if self.inner_iterations is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners.solvers import SimplexSolution, may_look, step_length
+from mtrl_conic.combiners.solvers import may_look, step_length
 
 # Chosen over random, rank-deficient, duplicated, opposite and badly scaled Gramians of 2 to 50 tasks. All products
 # weight · multiplier start at _START / K and end near _FLOOR / K; an iteration divides them by up to 1 / _SHRINK.
@@ -16,7 +18,21 @@ _ROUNDING = 3.0
 _SETTLED = 1e-7  # the gap that ends the iterations
 
 
-def minimize_linear_plus_norm(linear: Tensor, norm: Tensor, iterations: int = 28) -> SimplexSolution:
+class Solution(NamedTuple):
+    """What `minimize_linear_plus_norm` finds, for each of S problems.
+
+    Attributes:
+        weights: ω [S, K] on the simplex.
+        dual: u [S, K] with uᵀNu ≤ 1: the slope of the norm at ω is Nu. Where ωᵀNω > 0 it is ω/√(ωᵀNω).
+        gap: [S], an upper bound of how far the objective at ω, and min_i (b + Nu)_i below it, are from the optimum.
+    """
+
+    weights: Tensor
+    dual: Tensor
+    gap: Tensor
+
+
+def minimize_linear_plus_norm(linear: Tensor, norm: Tensor, iterations: int = 28) -> Solution:
     """Minimise ωᵀb + √(ωᵀNω) over the simplex, for S problems at once.
 
     A primal-dual interior-point method. The norm, which has a kink where Nω = 0, carries a dual variable of its
@@ -52,7 +68,7 @@ def minimize_linear_plus_norm(linear: Tensor, norm: Tensor, iterations: int = 28
         settled = _settled(linear, weights, products, kink)
         if settled is not None and bool(settled.all()):
             break
-    return SimplexSolution(weights.squeeze(-1), _gap(linear, weights, kink).squeeze(-1))
+    return Solution(weights.squeeze(-1), kink.dual.squeeze(-1), _gap(linear, weights, kink).squeeze(-1))
 
 
 def _settled(linear: Tensor, weights: Tensor, products: Tensor, kink: _Kink) -> Tensor | None:

@@ -20,7 +20,8 @@ class GradDrop(Combiner):
 
     "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", arXiv 2010.06808, Algorithm 1:
     the positive sign purity is P = ½(1 + Σ g_i/Σ |g_i|), positive gradients are kept with probability P and
-    negative ones otherwise. The paper sums what is kept; here it is averaged, so that without conflicts d = g_0.
+    negative ones otherwise. The paper sums what is kept; here it is averaged, so that d = g_0 where all
+    gradients agree in the sign of each parameter.
 
     Args:
         leak: share of the dropped gradients that passes all the same, in [0, 1].

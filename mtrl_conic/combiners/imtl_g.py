@@ -21,8 +21,8 @@ class IMTLG(Combiner):
     the losses does not decide the rank. The projections are then equal where the method's equations can be solved.
 
     The weights can be negative, and so can the common projection. Where their sum before scaling is below 1e-6 of
-    its terms, or no direction has equal projections (opposite gradients), scaling them to 1 has no meaning, and
-    d = g_0. A zero gradient gets weight 0.
+    its terms (two opposite gradients, for one), scaling them to 1 has no meaning, and d = g_0. A zero gradient gets
+    weight 0.
     """
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:

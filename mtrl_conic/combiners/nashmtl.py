@@ -12,8 +12,8 @@ from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.solvers import complementarity, cosines
 
-# A direction that raises no task's utility has no bargaining solution: with this on the diagonal of the cosines it
-# has one, whose weights on unit gradients stay below 1e5 and whose direction tends to 0.
+# Without a direction that serves all tasks there is no bargaining solution: with this on the diagonal of the
+# cosines there is one, whose weights on unit gradients stay of the order of 1e5.
 _RIDGE = 1e-10
 
 
@@ -28,7 +28,8 @@ class NashMTL(SolverCombiner):
     With `update_every` above 1 the weights are kept between solves, and no Jacobian is built for those updates.
 
     At a Pareto-stationary point there is no solution; what is solved has 1e-10 more on the diagonal of the cosines,
-    and its direction tends to 0 there. A zero gradient gets weight 0, and the others bargain without it.
+    and the tasks that are stuck cancel in its direction. A zero gradient gets weight 0, and the others bargain
+    without it.
 
     Args:
         update_every: updates that use one solution, at least 1; the authors ran 1, 50 and 100 on MT10.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -186,9 +187,8 @@ def jacobi_eigen(matrix: Tensor, sweeps: int = 12) -> tuple[Tensor, Tensor]:
     """As `symmetric_eigen`, by cyclic Jacobi rotations of K/2 disjoint pairs at a time; eigenvalues unordered."""
     size = matrix.shape[-1]
     vectors = torch.eye(size, dtype=matrix.dtype, device=matrix.device).expand_as(matrix).clone()
-    rounds = [torch.tensor(pairs, device=matrix.device).unbind(-1) for pairs in _tournament(size)]
     for _ in range(sweeps if size > 1 else 0):
-        for first, second in rounds:
+        for first, second in _tournament(size, matrix.device):
             rotation = _rotation(matrix, first, second)
             matrix = rotation.mT @ matrix @ rotation
             vectors = vectors @ rotation
@@ -212,13 +212,15 @@ def _rotation(matrix: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return rotation
 
 
-def _tournament(size: int) -> list[list[tuple[int, int]]]:
-    """Rounds of disjoint pairs in which each of `size` players meets each other once."""
+@lru_cache
+def _tournament(size: int, device: torch.device) -> list[tuple[Tensor, ...]]:
+    """Rounds of disjoint pairs (first, second) in which each of `size` players meets each other once."""
     players = list(range(size + size % 2))  # a player more than there are stands for a pause
+    half = len(players) // 2
     rounds = []
     for _ in range(len(players) - 1):
-        half = len(players) // 2
         pairs = zip(players[:half], reversed(players[half:]), strict=True)
-        rounds.append([(min(pair), max(pair)) for pair in pairs if max(pair) < size])
+        met = [sorted(pair) for pair in pairs if max(pair) < size]
+        rounds.append(torch.tensor(met, device=device).unbind(-1))
         players = [players[0], players[-1], *players[1:-1]]
     return rounds

@@ -48,13 +48,13 @@ def started(name: str, jacobian: Tensor, first_seed: int = 0):
 
 
 def update(combiner, number: int, jacobian: Tensor, scale: Tensor | float = 1.0, offset: float = 0.0) -> Tensor:
-    """One update with the losses of this number; after it each has lost a share of its own, whatever its scale."""
+    """One update with the losses of this number; the step changes each by a factor of its own, whatever its scale."""
     generator = torch.Generator().manual_seed(number)
-    losses, kept = torch.rand(2, *jacobian.shape[:2], generator=generator, dtype=torch.float64) + 0.5
+    losses, change = torch.rand(2, *jacobian.shape[:2], generator=generator, dtype=torch.float64) + 0.5
     losses = losses * scale + offset
     found = combiner.direction(jacobian, losses)
     if combiner.looks_back:
-        combiner.after_step(losses * kept)
+        combiner.after_step(losses * change)
     return found
 
 
@@ -178,12 +178,19 @@ def _render_one(table: dict[str, dict[str, Value]]) -> str:
     return "\n".join([f"| {lines[0]} |", "|---" * (len(columns) + 1) + "|", *(f"| {line} |" for line in lines[1:])])
 
 
-def main() -> None:
-    page = PAGE.read_text()
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{render(measure())}\n\n{END}{after}")
+def with_tables(page: str, tables: list[dict[str, dict[str, Value]]]) -> str:
+    """The page with these tables between its markers.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"no section between {BEGIN} and {END}")
+    return f"{before}{begin}\n\n{render(tables)}\n\n{end}{after}"
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    PAGE.write_text(with_tables(PAGE.read_text(), measure()))
