@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PARTS = ("updates", "envs", "networks")
+PARTS = ("updates", "envs", "loop", "peers", "networks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mtrl_conic.benchmark.envs import benchmark_envs
 
         results["envs"] = benchmark_envs(options.env, options.workers, options.rounds)
+    if "loop" in options.parts:
+        from mtrl_conic.benchmark.loop import benchmark_loop
+
+        results["loop"] = benchmark_loop(options.combiner, options.env, options.seeds, options.rounds, options.device)
+    if "peers" in options.parts:
+        from mtrl_conic.benchmark.peers import benchmark_peers
+
+        results["peers"] = benchmark_peers(options.env, options.rounds)
     if "networks" in options.parts:
         from mtrl_conic.benchmark.networks import benchmark_networks
 
@@ -47,6 +55,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--combiners", default="", help="comma list, compared with the first (default: ls, then all)")
     parser.add_argument("--env", default="mt10", help="whose sizes and environments are measured")
     parser.add_argument("--workers", type=int, default=2, help="processes of the environments")
+    parser.add_argument("--combiner", default="conicgrad", help="loop: whose")
+    parser.add_argument("--seeds", default="1,2,5,10", help="loop: numbers of seeds, a row each")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="loop: where")
     parser.add_argument("--sizes", default="6,25,34", help="networks: millions of parameters, of 6, 25 and 34")
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each")
     parser.add_argument("--json", type=Path, help="write the results with their provenance here")
@@ -60,7 +71,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--rounds {options.rounds}: at least 1 is needed")
     _check_outputs(parser, options)
     options.combiners = _combiners(parser, options.combiners)
+    _combiners(parser, options.combiner)
     options.sizes = _sizes(parser, options.sizes)
+    try:
+        options.seeds = [int(count) for count in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds {options.seeds}: numbers of seeds are needed, such as 1,10")
     return options
 
 

@@ -23,13 +23,8 @@ def benchmark_updates(combiners: Sequence[str], env: str, rounds: int) -> dict[s
     keep_freed_memory()
     configs = {name: compose_config([f"env={env}", f"combiner={name}", "device=cpu"]) for name in combiners}
     config = configs[combiners[0]]
-    spec = make_spec(config.env)
-    sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
-    replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task)
-    rows = torch.randn(replay.storage[:, :, :20_000].shape)
-    rows[..., -1] = 0  # nothing terminates
-    replay.write_rows(0, rows)
-    functions = {name: _update(configs[name], sizes, replay) for name in combiners}
+    sizes, replay = filled_replay(config)
+    functions = {name: agent_update(configs[name], sizes, replay) for name in combiners}
     functions[PRODUCTS] = _matrix_products(config, sizes)
     medians = in_turns(functions, rounds)
     first, floor = medians[combiners[0]], medians[PRODUCTS]
@@ -40,7 +35,19 @@ def benchmark_updates(combiners: Sequence[str], env: str, rounds: int) -> dict[s
     return {"env": env, "milliseconds": {name: 1e3 * seconds for name, seconds in medians.items()}, "rounds": rounds}
 
 
-def _update(config: TrainConfig, sizes: tuple[int, int, int], replay: ReplayBuffer) -> Callable[[], object]:
+def filled_replay(config: TrainConfig) -> tuple[tuple[int, int, int], ReplayBuffer]:
+    """K, O and A of the environments, and a replay of random transitions of which none terminates."""
+    spec = make_spec(config.env)
+    sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
+    replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task)
+    rows = torch.randn(replay.storage[:, :, :20_000].shape)
+    rows[..., -1] = 0
+    replay.write_rows(0, rows)
+    return sizes, replay
+
+
+def agent_update(config: TrainConfig, sizes: tuple[int, int, int], replay: ReplayBuffer) -> Callable[[], object]:
+    """One update of the agent."""
     agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner)
     return lambda: agent.update(replay.sample(config.batch_size_per_task))
 

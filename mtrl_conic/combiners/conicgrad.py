@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners import _validation
+from mtrl_conic.combiners._adam import adam_state, adam_step
 from mtrl_conic.combiners.base import Combiner
 
 # A sum of gradients is trusted where its norm is at least this share of what it is summed from. Below it the
@@ -19,8 +20,6 @@ DEGENERATE = 1e-5
 # Of the running mean of the conflict: it looks back over the last hundred updates.
 CONFLICT_RATE = 0.01
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's customary constants
-_MOMENTS = ("logits", "first_moment", "second_moment")
 _SCHEDULES = ("constant", "linear", "cosine", "conflict")
 
 
@@ -100,7 +99,7 @@ class ConicGrad(Combiner):
         if isinstance(self.gamma, list) and len(self.gamma) != num_tasks:
             raise ValueError(f"gamma={self.gamma}: {len(self.gamma)} numbers for {num_tasks} tasks")
         zeros = torch.zeros(len(seeds), num_tasks, dtype=torch.float64, device=device)
-        self.state = {name: zeros.clone() for name in _MOMENTS} | {"updates": zeros[:, :1].clone()}
+        self.state = adam_state("logits", zeros)
         if self.schedule == "conflict":
             self.state["conflict_mean"] = zeros[:, :1].clone()
         self._decay = zeros.new_tensor(self.gamma)
@@ -151,17 +150,7 @@ class ConicGrad(Combiner):
         # The clamp keeps c near 0 finite; Adam steps by the gradient's sign and relative size in any case.
         slope = torch.where(usable, slope, 0).clamp(-1e100, 1e100)
         gradient = task_weights * (slope - torch.bmm(task_weights.mT, slope))
-        self._adam_step(gradient.squeeze(-1))
-
-    def _adam_step(self, gradient: Tensor) -> None:
-        logits, first, second = (self.state[name] for name in _MOMENTS)
-        updates = self.state["updates"]
-        gradient = gradient + self._decay * logits
-        updates += 1
-        first.lerp_(gradient, 1 - _BETA1)
-        second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-        scale = (second / (1 - _BETA2**updates)).sqrt_().add_(_EPSILON)
-        logits.addcdiv_(first / (1 - _BETA1**updates), scale, value=-self.weights_lr)
+        adam_step(self.state, "logits", gradient.squeeze(-1), self.weights_lr, self._decay)
 
     def _direction_weights(
         self,
