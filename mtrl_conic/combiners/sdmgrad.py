@@ -49,16 +49,23 @@ class SDMGrad(SolverCombiner):
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         assert gramian is not None
         if self.inner_iterations is None:
-            products = gramian.mean(-1, keepdim=True)
-            mean_square = products.mean(1, keepdim=True)
-            shifted = gramian + self.lamda * (products + products.mT) + self.lamda**2 * mean_square
-            solution = min_norm_weights(shifted)
+            solution = min_norm_weights(self._shift(gramian))
             self.note_residual(solution.gap)
             task_weights = solution.weights
         else:
             task_weights = self._descend(gramian, self.inner_iterations)
         self.diagnostics["task_weight"] = task_weights
         return (task_weights + self.lamda / gramian.shape[-1]) / (1 + self.lamda)
+
+    def _shift(self, gramian: Tensor) -> Tensor:
+        """The Gramian of the g_i + λ g_0."""
+        products = gramian.mean(-1, keepdim=True)
+        mean_square = products.mean(1, keepdim=True)
+        shifted = gramian + self.lamda * (products + products.mT) + self.lamda**2 * mean_square
+        # Where a row nearly vanishes, rounding must not make the sum indefinite.
+        rounding = 1e-15 * gramian.diagonal(dim1=1, dim2=2).amax(-1, keepdim=True)
+        shifted.diagonal(dim1=1, dim2=2).add_(rounding)
+        return shifted
 
     def _descend(self, gramian: Tensor, iterations: int) -> Tensor:
         """The authors' inner solve; returns and remembers ω."""

@@ -109,6 +109,17 @@ def test_finite_on_hard_matrices(method, num_tasks):
     assert not direction[batch.abs().amax((1, 2)) == 0].any()
 
 
+def test_finite_for_opposite_gradients_of_any_ratio(method):
+    """Somewhere on the way a shifted or weighted sum of the two vanishes."""
+    ratios = torch.cat((torch.logspace(-6, 6, 400), torch.linspace(0.1, 10, 400))).double()
+    gradient = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    batch = torch.stack((gradient.expand(800, 2), -ratios.unsqueeze(1) * gradient), 1)
+    batch = batch + 1e-9 * torch.randn(batch.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    combiner = make(method, range(800), 2)
+    for _ in range(2):
+        assert one_update(combiner, batch, losses_of(batch)).isfinite().all()
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in RANDOM])
 @pytest.mark.parametrize("num_tasks", TASKS)
 def test_permuting_tasks_leaves_the_direction(method, num_tasks):

@@ -69,6 +69,16 @@ def test_sdmgrad_finds_the_shortest_shifted_vector(num_tasks):
     assert_objectives_agree(squared_norms(shifted, task_weights), expected, largest_squares(jacobian))
 
 
+def test_sdmgrad_where_a_shifted_gradient_vanishes():
+    """g_1 + λ g_0 = 0 for g_2 = −(13/3) g_1: rounding makes its square negative in a part of these."""
+    generator = torch.Generator().manual_seed(0)
+    first, noise = torch.randn(2, 3000, 2, generator=generator, dtype=torch.float64)
+    jacobian = torch.stack((first, -13 / 3 * first + 1e-8 * noise), 1)
+    weights, diagnostics = solve("sdmgrad", jacobian, lamda=0.6)
+    assert weights.isfinite().all()
+    assert not diagnostics["missed_solves"].any()
+
+
 @pytest.mark.parametrize("num_tasks", SIZES)
 def test_upgrad_projects_onto_the_dual_cone(num_tasks):
     """Against non-negative least squares, a gradient at a time."""
