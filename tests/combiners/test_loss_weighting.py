@@ -17,7 +17,7 @@ def losses_in_time(num_tasks, low=0.1):
     return 10 * torch.exp(-rates * time) * (0.8 + 0.4 * noise) + low
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10, 50])
 def test_si_follows_the_mean_log_loss(num_tasks):
     combiner = make("si", num_tasks=num_tasks)
     for losses in losses_in_time(num_tasks):
@@ -26,7 +26,7 @@ def test_si_follows_the_mean_log_loss(num_tasks):
         torch.testing.assert_close(combiner.weights(None, losses.unsqueeze(0))[0], expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10, 50])
 def test_rlw_draws_softmax_of_normal_numbers(num_tasks):
     combiner = make("rlw", seeds=[0, 7], num_tasks=num_tasks)
     draws = torch.stack([combiner.weights(None, torch.ones(2, num_tasks)) for _ in range(4 * STEPS)])
@@ -38,7 +38,7 @@ def test_rlw_draws_softmax_of_normal_numbers(num_tasks):
     assert not torch.equal(draws[:, 0], draws[:, 1])
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10, 50])
 def test_dwa_weighs_by_the_fall_between_windows(num_tasks):
     window, temperature = 20, 2.0
     combiner = make("dwa", num_tasks=num_tasks, window=window, temperature=temperature)
@@ -54,7 +54,7 @@ def test_dwa_weighs_by_the_fall_between_windows(num_tasks):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10, 50])
 def test_uw_learns_variances_by_adam(num_tasks):
     combiner = make("uw", num_tasks=num_tasks)
     log_variance = torch.zeros(num_tasks, dtype=torch.float64, requires_grad=True)
@@ -67,7 +67,7 @@ def test_uw_learns_variances_by_adam(num_tasks):
         optimizer.step()
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10, 50])
 def test_famo_follows_its_algorithm(num_tasks):
     combiner = make("famo", num_tasks=num_tasks)
     logits = torch.zeros(num_tasks, dtype=torch.float64, requires_grad=True)

@@ -1,8 +1,9 @@
 """PCGrad against the procedure of its paper, on the gradients themselves."""
 
+import numpy as np
 import pytest
 import torch
-from hard_matrices import hard_jacobians, make
+from hard_matrices import hard_jacobians, make, oracle_jacobians
 
 
 def reference(jacobian, orders):
@@ -14,7 +15,7 @@ def reference(jacobian, orders):
             if inner < 0:
                 gradient = gradient - inner / (jacobian[j] @ jacobian[j]) * jacobian[j]
         projected.append(gradient)
-    return torch.stack(projected).mean(0)
+    return sum(projected) / len(projected)
 
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 10])
@@ -27,6 +28,17 @@ def test_equals_projections_of_gradients(num_tasks, name):
         expected = reference(jacobian[0], twin._orders()[0])
         scale = jacobian.abs().max().item()
         torch.testing.assert_close(direction[0], expected, rtol=1e-9, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize(("num_tasks", "draws"), [(2, 14), (3, 14), (10, 10), (50, 2)])
+def test_equals_projections_on_a_thousand_jacobians(num_tasks, draws):
+    jacobian = oracle_jacobians(num_tasks, draws)
+    seeds = range(len(jacobian))
+    combiner, twin = make("pcgrad", seeds, num_tasks), make("pcgrad", seeds, num_tasks)
+    directions = combiner.direction(jacobian, torch.ones(jacobian.shape[:2]))
+    for rows, orders, found in zip(jacobian.numpy(), twin._orders().tolist(), directions.numpy(), strict=True):
+        expected = reference(rows, orders)
+        assert np.abs(found - expected).max() <= 1e-9 * np.abs(rows).max()
 
 
 def test_orders_are_the_others_and_change():
