@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mtrl_conic.agent import MultiTaskSAC
-from mtrl_conic.checkpoint import Checkpoints, to_numpy, to_plain, write_file
+from mtrl_conic.checkpoint import CheckpointError, Checkpoints, to_numpy, to_plain, write_file
 from mtrl_conic.config import TrainConfig
 from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
@@ -194,7 +194,10 @@ class Trainer:
         state, messages = self.checkpoints.load(self.replay)
         for message in messages:
             tqdm.write(message)
-        self.agent.load_state_dict(state["agent"])
+        try:
+            self.agent.load_state_dict(state["agent"])
+        except ValueError as error:  # a combiner that cannot go on from what was saved
+            raise CheckpointError(f"{self.run_dir}: {error}") from error
         self.episodes.load_state_dict(to_numpy(state["episodes"]))
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best, self.wall_seconds = state["best"], state["wall_seconds"]

@@ -132,3 +132,20 @@ def test_the_toy_environment_is_learned_within_2000_steps(tmp_path):
     process = run_command(*arguments, cwd=tmp_path, timeout=280)
     assert process.returncode == 0, process.stderr
     assert records(tmp_path / "run")[-1]["success_rate"] >= 0.8
+
+
+def test_a_combiner_that_cannot_go_on_is_one_line(tmp_path):
+    """Say a bridge to a method whose memory cannot be restored."""
+    (tmp_path / "mine.py").write_text(
+        MINE + "\n    def load_state_dict(self, state):\n        raise ValueError('Mine cannot be resumed')\n"
+    )
+    folder = tmp_path / "configs" / "combiner"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("_target_: mine.Mine\n")
+    own = ["--config-dir", "configs"]
+    process = run_command(*own, *TOY, "combiner=mine", "steps_per_task=100", "run_dir=run", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    process = run_command("resume=run", "steps_per_task=200", cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].endswith("run: Mine cannot be resumed")
+    assert "Traceback" not in process.stderr
