@@ -72,8 +72,9 @@ def available_cores() -> int:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """What is needed to say where a number came from: versions, code state, machine, command, time."""
+    script = Path(sys.argv[0])
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [script.parent.name if script.name == "__main__.py" else script.name, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _RECORDED},

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from supervised import NUM_TASKS, Example, Rows
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl_conic import MultiTaskBackward
 from mtrl_conic.combiners import LS, CAGrad, Combiner, ConicGrad, PCGrad
@@ -18,23 +18,6 @@ from mtrl_conic.jacobian import gramian
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = sorted((ROOT / "configs" / "combiner").glob("*.yaml"))
-NUM_TASKS = 3
-
-
-class Rows(Combiner):
-    """Keeps the Jacobian it was given; the direction is that of fixed weights."""
-
-    fixed = (0.5, 0.0, 2.0)
-
-    def setup(self, seeds, num_tasks, device="cpu"):
-        self.made_for = (list(seeds), num_tasks, device)
-
-    def weights(self, gramian, losses):
-        return torch.tensor([self.fixed], dtype=losses.dtype)
-
-    def direction(self, jacobian, losses, out=None):
-        self.seen, self.pointer = jacobian.clone(), jacobian.data_ptr()
-        return super().direction(jacobian, losses, out)
 
 
 class Sometimes(Rows):
@@ -65,39 +48,6 @@ class LooksBack(Combiner):
 
     def after_step(self, losses):
         self.state["logits"] += losses - self.state["before"]
-
-
-class Example:
-    """One trunk, a head a task, one of them of two layers, and a fixed batch."""
-
-    def __init__(self, seed=0, width=16, dtype=torch.float64):
-        torch.manual_seed(seed)
-        self.trunk = nn.Sequential(nn.Linear(5, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()).to(dtype)
-        self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(NUM_TASKS - 1)).to(dtype)
-        self.heads.append(nn.Sequential(nn.Linear(width, 4), nn.Tanh(), nn.Linear(4, 1)).to(dtype))
-        self.inputs = torch.randn(32, 5, dtype=dtype)
-        self.targets = [self.inputs.sum(1), self.inputs.prod(1), -self.inputs.abs().sum(1)]
-
-    @property
-    def parameters(self):
-        return [*self.trunk.parameters(), *self.heads.parameters()]
-
-    def losses(self, shared=None):
-        features = (
-            self.trunk(self.inputs) if shared is None else torch.func.functional_call(self.trunk, shared, self.inputs)
-        )
-        pairs = zip(self.heads, self.targets, strict=True)
-        return torch.stack([(head(features).squeeze(1) - target).square().mean() for head, target in pairs])
-
-    def backward(self, combiner, **settings):
-        return MultiTaskBackward(
-            combiner, self.trunk.parameters(), self.heads.parameters(), num_tasks=NUM_TASKS, **settings
-        )
-
-    def jacobian(self):
-        """[1, K, P] of the trunk by forward definition: torch.func.jacrev of the losses."""
-        rows = torch.func.jacrev(self.losses)({name: p.detach() for name, p in self.trunk.named_parameters()})
-        return torch.cat([rows[name].flatten(1) for name, _ in self.trunk.named_parameters()], 1).unsqueeze(0)
 
 
 def flat_grad(module):
@@ -274,66 +224,6 @@ def test_state_round_trip():
     expected = flat_grad(example.trunk).clone()
     second(example.losses())
     assert torch.equal(flat_grad(example.trunk), expected)
-
-
-class Allocations(TorchDispatchMode):
-    """The sizes in bytes of the storages that operations make."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        held = {
-            tensor.untyped_storage().data_ptr() for tensor in (*args, *(kwargs or {}).values()) if _is_tensor(tensor)
-        }
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if _is_tensor(tensor) and tensor.untyped_storage().data_ptr() not in held:
-                self.sizes.append(tensor.untyped_storage().nbytes())
-        return result
-
-
-def _is_tensor(value):
-    return isinstance(value, torch.Tensor)
-
-
-class Careless(ConicGrad):
-    """Copies the Jacobian."""
-
-    def direction(self, jacobian, losses, out=None):
-        return super().direction(jacobian.clone(), losses, out)
-
-
-def largest_allocation(combiner):
-    """The largest storage made in an update after the first, over the size of the Jacobian."""
-    example = Example(width=512, dtype=torch.float32)  # 266k shared parameters: several of the Gramian's pieces
-    backward = example.backward(combiner)
-    backward(example.losses())
-    losses = example.losses()
-    with Allocations() as allocations:
-        backward(losses)
-    size = sum(parameter.numel() for parameter in example.trunk.parameters())
-    return max(allocations.sizes) / (NUM_TASKS * size * 4)
-
-
-@pytest.mark.parametrize("make", [ConicGrad, CAGrad, PCGrad, LS])
-def test_no_second_copy_of_the_jacobian(make):
-    assert largest_allocation(make()) < 0.6
-
-
-def test_a_second_copy_would_be_seen():
-    assert largest_allocation(Careless()) >= 1
-
-
-def test_the_jacobian_is_allocated_once():
-    example, combiner = Example(), Rows()
-    backward = example.backward(combiner)
-    pointers = set()
-    for _ in range(3):
-        backward(example.losses())
-        pointers.add(combiner.pointer)
-    assert len(pointers) == 1
 
 
 def test_half_precision():

@@ -14,7 +14,9 @@ import torch
 from conftest import TOY, command, environment, records, run_command
 
 from mtrl_conic.checkpoint import read_file
-from mtrl_conic.compose import CONFIG_DIR
+from mtrl_conic.compose import CONFIG_DIR, compose_config, resume_config
+from mtrl_conic.run_folder import open_run
+from mtrl_conic.trainer import Trainer
 
 COMBINERS = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
 # Interrupted at 230: in mid-episode (horizon 50), between evaluations, with the replay's ring already overwritten.
@@ -86,7 +88,27 @@ def interrupted_at(cut: int, run: Path, *arguments: str) -> None:
     assert read_file(max((run / "checkpoints").glob("step_*.pt"), key=lambda path: path.stat().st_mtime))["step"] == cut
 
 
+def run_here(config, stop: int | None = None, resume: bool = False) -> None:
+    """A run in this process, which is faster than the command."""
+    with open_run(config, resume) as folder:
+        trainer = Trainer(config, folder, resume)
+        try:
+            assert trainer.run(lambda: stop is not None and trainer.step >= stop) == (stop is None)
+        finally:
+            trainer.close()
+
+
 @pytest.mark.parametrize("combiner", COMBINERS)
+def test_every_combiner_resumes_to_the_last_bit(combiner, tmp_path):
+    arguments = [*TOY, f"combiner={combiner}", f"steps_per_task={TOTAL}", "seeds=[3,5]", "env.workers=1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_here(compose_config([*arguments, f"run_dir={whole}"]))
+    run_here(compose_config([*arguments, f"run_dir={cut}"]), stop=CUT)
+    run_here(resume_config(str(cut), []), resume=True)
+    assert_same_run(whole, cut, TOTAL)
+
+
+@pytest.mark.parametrize("combiner", ["conicgrad", "pcgrad"])
 def test_resumed_run_equals_uninterrupted_one(combiner, tmp_path):
     arguments = [*TOY, f"combiner={combiner}", f"steps_per_task={TOTAL}", "seeds=[3,5]"]
     train(tmp_path / "whole", *arguments)
