@@ -112,7 +112,7 @@ class SolverCombiner(Combiner):
     def note_residual(self, residual: Tensor) -> None:
         """Show the residual [S] of this update's solve and how many solves so far missed the tolerance."""
         missed = self.state["missed_solves"]
-        missed += (residual > self.tolerance).to(missed)
+        missed += (~(residual <= self.tolerance)).to(missed)  # NaN is a miss
         self.diagnostics.update(residual=residual, missed_solves=missed.clone())
 
 
