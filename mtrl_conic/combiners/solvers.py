@@ -17,13 +17,13 @@ _GAP, _LEAST_GAP = 1e-6, 1e-13  # the last sum of products: a share of the objec
 _SETTLED = 1e-10  # products this near their target end the iterations
 _TARGET = 1e-9  # the product that stands for 0
 _TINY_ROW = 1e-7  # norms below this share of the largest are the rounding of float32 gradients
-# Added to the diagonal of a matrix of cosines. It bounds the solution at stationary points, where there is none,
-# and changes an optimum of squared norm f by 1e-12/f of itself.
+# Added to the diagonal of a matrix of cosines in `complementarity`: it bounds the solution where there is none, and
+# changes an optimum of squared norm f by about 1e-12/f of itself.
 _RIDGE = 1e-12
 
 
 class SimplexSolution(NamedTuple):
-    """Weights [S, K] on the simplex, and an upper bound [S] of how far their objective is above the optimum."""
+    """Weights [S, K] on the simplex, and an upper bound [S] of how far they are from the optimum, relative to it."""
 
     weights: Tensor
     gap: Tensor
