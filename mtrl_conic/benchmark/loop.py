@@ -47,8 +47,7 @@ def _measure(overrides: Sequence[str], rounds: int) -> dict[str, Any]:
                 trainer._step()
             milliseconds = {k: 1e3 * v / _STEPS for k, v in in_turns(_parts(trainer), rounds).items()}
             start = time.perf_counter()
-            act = lambda observation: trainer.agent.act(observation, deterministic=True)  # noqa: E731
-            evaluate(act, trainer.eval_envs, config.eval.episodes, trainer.device, lambda: False)
+            evaluate(trainer.steps.exploit, trainer.eval_envs, config.eval.episodes, trainer.device, lambda: False)
             evaluation = time.perf_counter() - start
         finally:
             trainer.close()
@@ -65,7 +64,7 @@ def _measure(overrides: Sequence[str], rounds: int) -> dict[str, Any]:
 
 def _parts(trainer: Trainer) -> dict[str, Callable[[], object]]:
     """The environments, the updates, and both as the trainer runs them; `_STEPS` vector steps each."""
-    agent, replay, size = trainer.agent, trainer.replay, trainer.config.batch_size_per_task
+    agent = trainer.agent
     action = agent.random_actions(trainer.observation).cpu().numpy()
 
     def wait() -> None:
@@ -79,7 +78,7 @@ def _parts(trainer: Trainer) -> dict[str, Callable[[], object]]:
 
     def update() -> None:
         for _ in range(_STEPS * trainer.config.updates_per_step):
-            agent.update(replay.sample(size))
+            trainer.steps.update()
         wait()
 
     def loop() -> None:
