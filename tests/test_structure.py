@@ -20,6 +20,7 @@ LEVELS = [
     {"jacobian"},
     {"networks", "envs"},
     {"runtime"},
+    {"cores"},
     {"__init__"},
 ]
 SIDEWAYS = {
