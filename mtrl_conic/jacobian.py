@@ -6,20 +6,10 @@ their sum: the recorder below writes them straight into the Jacobian, without co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from mtrl_conic.networks import Layout
-
-# Columns of a matrix product in float64, and how many such products run as one batch: the products keep their
-# operands in a core's cache, and the batch keeps all cores busy without a second copy of the Jacobian.
-_PIECE, _PIECES = 4096, 16
-# An accelerator wants few large products: entries of a batch of pieces there, half a gigabyte in float64.
-_DEVICE_ENTRIES = 1 << 26
-# The CPU's product in float64 works on twelve columns at a time; ten, padded with zeros, take two thirds of the time.
-_TILE = 12
 
 
 class TaskGradients:
@@ -104,61 +94,3 @@ class TaskGradients:
     def direction(self) -> Tensor:
         """The part of `flat` [S, J] that a combiner writes."""
         return self.flat[:, : self.scope_size]
-
-
-def gramian(jacobian: Tensor) -> Tensor:
-    """Inner products of the per-task gradients.
-
-    Accumulated in float64: where gradients nearly cancel, a float32 Gramian loses the norm of their mean.
-
-    Args:
-        jacobian: [S, K, P], any floating type.
-
-    Returns:
-        [S, K, K] in float64.
-    """
-    num_seeds, num_tasks, _ = jacobian.shape
-    result = torch.zeros(num_seeds, num_tasks, num_tasks, dtype=torch.float64, device=jacobian.device)
-    padded = -(-num_tasks // _TILE) * _TILE if num_tasks < 2 * _TILE else num_tasks
-    for _, pieces in _double_pieces(jacobian, padded):
-        result += (pieces[:, :, :num_tasks] @ pieces.mT).sum(1)[..., :num_tasks]
-    return result
-
-
-def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None) -> Tensor:
-    """The direction `weights · J`, accumulated in float64 and rounded once.
-
-    Args:
-        weights: [S, K].
-        jacobian: [S, K, P].
-        out: [S, P], written if given.
-
-    Returns:
-        [S, P] in the type of the Jacobian.
-    """
-    if out is None:
-        out = jacobian.new_empty(jacobian.shape[0], jacobian.shape[2])
-    row = weights.double()[:, None, None]
-    for columns, pieces in _double_pieces(jacobian):
-        out[:, columns] = (row @ pieces).flatten(1)
-    return out
-
-
-def _double_pieces(jacobian: Tensor, rows: int = 0) -> Iterator[tuple[slice, Tensor]]:
-    """Pieces [S, n, K, c] of a Jacobian [S, K, P] in float64, with the columns they cover.
-
-    With `rows` above K the pieces are [S, n, rows, c], zero below. A piece is valid until the next.
-    """
-    num_seeds, num_tasks, size = jacobian.shape
-    most = _PIECES if jacobian.device.type == "cpu" else max(_DEVICE_ENTRIES // (num_seeds * num_tasks * _PIECE), 1)
-    start, buffer = 0, None
-    while start < size:
-        piece = min(_PIECE, size - start)
-        count = min(most, (size - start) // piece)
-        columns = slice(start, start + count * piece)
-        shape = (num_seeds, count, max(rows, num_tasks), piece)
-        if buffer is None or buffer.shape != shape:
-            buffer = jacobian.new_zeros(shape, dtype=torch.float64)
-        buffer[:, :, :num_tasks].copy_(jacobian[..., columns].unflatten(2, (count, piece)).transpose(1, 2))
-        yield columns, buffer
-        start = columns.stop

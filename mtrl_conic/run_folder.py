@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from mtrl_conic.checkpoint import RunLocked, lock
 from mtrl_conic.config import ConfigError, TrainConfig
-from mtrl_conic.runtime import provenance
+from mtrl_conic.runtime import provenance, set_matmul_precision
 
 
 @contextmanager
@@ -36,9 +36,9 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
         raise ConfigError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from error
     try:
         config.run_dir = str(run_dir)
-        if config.threads is not None:  # before provenance records it
+        if config.threads is not None:  # before provenance records them
             torch.set_num_threads(config.threads)
-        torch.set_float32_matmul_precision(config.matmul_precision)
+        set_matmul_precision(config.matmul_precision, config.torch_device())
         _record(config, run_dir)
         yield run_dir
     finally:

@@ -17,7 +17,7 @@ LEVELS = [
     {"agent", "backward", "evaluation"},
     {"learner"},
     {"combiners", "losses", "replay", "transfer", "capture"},
-    {"jacobian"},
+    {"jacobian", "products"},
     {"networks", "envs"},
     {"runtime"},
     {"cores"},

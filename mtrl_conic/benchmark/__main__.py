@@ -16,9 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     import torch
 
-    from mtrl_conic.runtime import provenance
+    from mtrl_conic.runtime import provenance, set_matmul_precision
 
-    torch.set_float32_matmul_precision(options.matmul_precision)
+    set_matmul_precision(options.matmul_precision, options.device)
     results: dict[str, Any] = {"provenance": provenance(torch.device(options.device))}
     for part in options.parts:
         module = importlib.import_module(f"mtrl_conic.benchmark.{part}")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mtrl_conic.jacobian import gramian, weighted_sum
+from mtrl_conic.products import gramian, weighted_sum
 
 
 class Combiner:
@@ -76,7 +76,7 @@ class Combiner:
         products = gramian(jacobian)
         weights = self.weights(products, losses)
         self.diagnostics.update(weight=weights, **conflict_statistics(products, weights))
-        return weighted_sum(weights, jacobian, out)
+        return weighted_sum(weights, jacobian, out, products)
 
     def after_step(self, losses: Tensor) -> None:
         """Learn from the losses [S, K] of the same batch at the new parameters; called only if `looks_back`."""

@@ -1,0 +1,152 @@
+"""The two products with a Jacobian: its Gramian, and a weighted sum of its rows.
+
+Where gradients nearly cancel, a float32 Gramian loses the norm of their sum. Both products are therefore in float64,
+except on the CPU where the gradients turn out to be far from cancelling: float32 takes half the time there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Columns of a matrix product in float64, and how many such products run as one batch: the products keep their
+# operands in a core's cache, and the batch keeps all cores busy without a second copy of the Jacobian.
+_PIECE, _PIECES = 4096, 16
+# An accelerator wants few large products: entries of a batch of pieces there, half a gigabyte in float64.
+_DEVICE_ENTRIES = 1 << 26
+# The CPU's product in float64 works on twelve columns at a time; ten, padded with zeros, take two thirds of the time.
+_TILE = 12
+
+_LARGE = 1 << 17  # columns from which the time of a product shows
+# Columns of a float32 product. The sum of many, in float64, is within 2e-8 of the product of the norms.
+_FAST_PIECE = 128
+# The square of a sum of K gradients that keeps this share of its terms' norms is then known to K · 3e-5 of itself.
+_KEPT = 0.03
+# Squared norms between which float32 products neither vanish nor overflow.
+_SMALLEST, _LARGEST = 1e-26, 1e30
+
+
+def gramian(jacobian: Tensor) -> Tensor:
+    """Inner products of the per-task gradients.
+
+    Args:
+        jacobian: [S, K, P], any floating type.
+
+    Returns:
+        [S, K, K] in float64; the squared norm of any weighted sum follows from it to K · 3e-5 of itself.
+    """
+    if not _may_be_fast(jacobian):
+        return _exact_gramian(jacobian)
+    products = _fast_gramian(jacobian)
+    doubtful = _may_cancel(products)
+    if bool(doubtful.any()):  # a seed's result does not depend on the others'
+        products = torch.where(doubtful[:, None, None], _exact_gramian(jacobian), products)
+    return products
+
+
+def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None, gramian: Tensor | None = None) -> Tensor:
+    """The direction `weights · J`, accumulated in float64 and rounded once.
+
+    Args:
+        weights: [S, K].
+        jacobian: [S, K, P].
+        out: [S, P], written if given.
+        gramian: [S, K, K]; where it shows that the terms do not cancel, float32 is enough.
+
+    Returns:
+        [S, P] in the type of the Jacobian.
+    """
+    if out is None:
+        out = jacobian.new_empty(jacobian.shape[0], jacobian.shape[2])
+    if gramian is None or not _may_be_fast(jacobian):
+        return _exact_sum(weights, jacobian, out)
+    cancelling = _cancels(weights, gramian)
+    for seed, exact in enumerate(cancelling.tolist()):
+        row = slice(seed, seed + 1)
+        if exact:
+            _exact_sum(weights[row], jacobian[row], out[row])
+        else:
+            with _library_for_small_products():
+                torch.mm(weights[row].to(jacobian), jacobian[seed], out=out[row])
+    return out
+
+
+def _may_be_fast(jacobian: Tensor) -> bool:
+    """On an accelerator a look at the result would keep the host waiting."""
+    return jacobian.device.type == "cpu" and jacobian.dtype == torch.float32 and jacobian.shape[2] >= _LARGE
+
+
+def _fast_gramian(jacobian: Tensor) -> Tensor:
+    whole = jacobian.shape[2] // _FAST_PIECE * _FAST_PIECE
+    rest = jacobian[..., whole:].double()
+    pieces = jacobian[..., :whole].unflatten(2, (-1, _FAST_PIECE)).transpose(1, 2)
+    with _library_for_small_products():
+        products = torch.stack([torch.bmm(piece, piece.mT).sum(0, dtype=torch.float64) for piece in pieces])
+    return products + rest @ rest.mT
+
+
+@contextmanager
+def _library_for_small_products() -> Iterator[None]:
+    """MKL; oneDNN, which large products may be set to use (`runtime.set_matmul_precision`), takes ten times as long."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _may_cancel(products: Tensor) -> Tensor:
+    """Whether some weighted sum of a seed's gradients is too short to be known from these products, [S]."""
+    squares = products.diagonal(dim1=1, dim2=2)
+    known = ((squares >= _SMALLEST) & (squares <= _LARGEST)).all(-1)
+    norms = torch.where(known.unsqueeze(-1), squares, 1).sqrt()
+    cosines = torch.where(known[:, None, None], products / (norms.unsqueeze(1) * norms.unsqueeze(2)), 0)
+    return ~known | (torch.linalg.eigvalsh(cosines)[:, 0] < _KEPT**2)
+
+
+def _cancels(weights: Tensor, products: Tensor) -> Tensor:
+    """Whether a seed's weighted sum is short beside its terms, [S]."""
+    weights = weights.to(products)
+    square = (weights.unsqueeze(1) @ products @ weights.unsqueeze(2)).flatten()
+    terms = (weights.abs() * products.diagonal(dim1=1, dim2=2).sqrt()).sum(-1)
+    return ~((square >= _SMALLEST) & (square <= _LARGEST) & (square >= (_KEPT * terms).square()))
+
+
+def _exact_gramian(jacobian: Tensor) -> Tensor:
+    num_seeds, num_tasks, _ = jacobian.shape
+    result = torch.zeros(num_seeds, num_tasks, num_tasks, dtype=torch.float64, device=jacobian.device)
+    padded = -(-num_tasks // _TILE) * _TILE if num_tasks < 2 * _TILE else num_tasks
+    for _, pieces in _double_pieces(jacobian, padded):
+        result += (pieces[:, :, :num_tasks] @ pieces.mT).sum(1)[..., :num_tasks]
+    return result
+
+
+def _exact_sum(weights: Tensor, jacobian: Tensor, out: Tensor) -> Tensor:
+    row = weights.double()[:, None, None]
+    for columns, pieces in _double_pieces(jacobian):
+        out[:, columns] = (row @ pieces).flatten(1)
+    return out
+
+
+def _double_pieces(jacobian: Tensor, rows: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    """Pieces [S, n, K, c] of a Jacobian [S, K, P] in float64, with the columns they cover.
+
+    With `rows` above K the pieces are [S, n, rows, c], zero below. A piece is valid until the next.
+    """
+    num_seeds, num_tasks, size = jacobian.shape
+    most = _PIECES if jacobian.device.type == "cpu" else max(_DEVICE_ENTRIES // (num_seeds * num_tasks * _PIECE), 1)
+    start, buffer = 0, None
+    while start < size:
+        piece = min(_PIECE, size - start)
+        count = min(most, (size - start) // piece)
+        columns = slice(start, start + count * piece)
+        shape = (num_seeds, count, max(rows, num_tasks), piece)
+        if buffer is None or buffer.shape != shape:
+            buffer = jacobian.new_zeros(shape, dtype=torch.float64)
+        buffer[:, :, :num_tasks].copy_(jacobian[..., columns].unflatten(2, (count, piece)).transpose(1, 2))
+        yield columns, buffer
+        start = columns.stop

@@ -1,0 +1,113 @@
+"""Products with large Jacobians, where the CPU may take float32, and how matrix products are computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mtrl_conic import products, runtime
+from mtrl_conic.products import gramian, weighted_sum
+
+SIZE = products._LARGE + 37  # columns that no piece divides
+
+
+def normals(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_least_cosine(num_tasks, least):
+    """Gradients [1, K, P] of unequal sizes whose matrix of cosines has an eigenvalue near `least`."""
+    jacobian = normals(num_tasks, SIZE)
+    jacobian[0] = jacobian[1:].mean(0) + least**0.5 * normals(SIZE, seed=1)
+    return (jacobian * torch.logspace(-3, 3, num_tasks).unsqueeze(1)).unsqueeze(0)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 10, 50])
+@pytest.mark.parametrize("least", [1, 1e-2, 3e-3, 1e-4, 1e-6, 1e-8])
+def test_the_shortest_sum_follows_from_the_gramian(num_tasks, least):
+    jacobian = with_least_cosine(num_tasks, least)
+    double = jacobian.double()
+    exact, found = double @ double.mT, gramian(jacobian)
+    norms = exact.diagonal(dim1=1, dim2=2).sqrt()
+    scale = norms.unsqueeze(1) * norms.unsqueeze(2)
+    assert ((found - exact).abs() <= 2e-8 * scale).all()
+    shortest = torch.linalg.eigh(exact / scale).eigenvectors[0, :, 0] / norms[0]
+    for weights in (shortest, normals(num_tasks).double(), torch.ones(num_tasks).double()):
+        square = (weights @ double[0]).square().sum()
+        torch.testing.assert_close(
+            weights @ found[0] @ weights, square, rtol=1e-4, atol=0
+        )  # typical; at worst K · 3e-5
+
+
+def test_both_ways_are_taken():
+    near, far = with_least_cosine(10, 1e-6), with_least_cosine(10, 1)
+    jacobian = torch.cat((near, far, 1e-25 * far, 0 * far, 1e20 * far))
+    assert products._may_cancel(products._fast_gramian(jacobian)).tolist() == [True, False, True, True, True]
+    together = gramian(jacobian)
+    for row in range(5):
+        assert torch.equal(together[row : row + 1], gramian(jacobian[row : row + 1])), row
+    torch.testing.assert_close(together[0], products._exact_gramian(near)[0], rtol=1e-12, atol=0)
+
+
+def test_numbers_that_are_none_pass_through():
+    jacobian = with_least_cosine(3, 1)
+    jacobian[0, 1, 5] = float("nan")
+    assert gramian(jacobian)[0, 1].isnan().all()
+    assert gramian(jacobian)[0, 0, 2].isfinite()
+
+
+def test_a_sum_that_cancels_is_exact():
+    jacobian = torch.cat((with_least_cosine(10, 1e-8), with_least_cosine(10, 1)))
+    squares = gramian(jacobian).diagonal(dim1=1, dim2=2)
+    cancelling = torch.ones(2, 10, dtype=torch.float64) / 9
+    cancelling[:, 0] = -1
+    weights = cancelling * squares[:, 1:2].sqrt() / squares.sqrt()  # the rows were scaled
+    weights[0] = cancelling[0] * torch.logspace(3, -3, 10)
+    expected = torch.einsum("sk,skp->sp", weights, jacobian.double()).float()
+    found = weighted_sum(weights, jacobian, gramian=gramian(jacobian))
+    error = (found - expected).norm(dim=1) / expected.norm(dim=1)
+    assert error[0] < 1e-7
+    assert error[1] < 1e-5
+
+
+def test_the_setting_of_the_products_is_left_alone():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        gramian(with_least_cosine(3, 1))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture
+def _restore_precision():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("_restore_precision")
+@pytest.mark.parametrize("shape", [(1, 1280, 400, 400), (10, 400, 128, 400), (2, 30, 43, 16)])
+def test_highest_is_float32_by_whatever_library(shape):
+    batch, rows, inner, columns = shape
+    left, right = normals(batch, rows, inner), normals(batch, inner, columns, seed=1)
+    exact = left.double() @ right.double()
+    runtime.set_matmul_precision("highest", "cpu")
+    error = (torch.bmm(left, right) - exact).norm() / exact.norm()
+    assert error < 1e-6  # bfloat16 gives 2e-3, TF32 3e-4
+    assert runtime.provenance(torch.device("cpu"))["float32_products"].startswith("float32")
+
+
+@pytest.mark.usefixtures("_restore_precision")
+@pytest.mark.parametrize(
+    ("exact", "setting", "words"), [(True, "medium", "float32 (oneDNN)"), (False, "highest", "float32")]
+)
+def test_onednn_computes_only_where_it_is_exact(exact, setting, words, monkeypatch):
+    monkeypatch.setattr(runtime, "_onednn_is_exact", lambda: exact)
+    runtime.set_matmul_precision("highest", "cpu")
+    assert torch.get_float32_matmul_precision() == setting
+    assert runtime.provenance(torch.device("cpu"))["float32_products"] == words
+    runtime.set_matmul_precision("highest", "cuda")
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert runtime.provenance(torch.device("cpu"))["float32_products"] == "float32"
