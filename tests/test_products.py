@@ -32,11 +32,9 @@ def test_the_shortest_sum_follows_from_the_gramian(num_tasks, least):
     scale = norms.unsqueeze(1) * norms.unsqueeze(2)
     assert ((found - exact).abs() <= 2e-8 * scale).all()
     shortest = torch.linalg.eigh(exact / scale).eigenvectors[0, :, 0] / norms[0]
-    for weights in (shortest, normals(num_tasks).double(), torch.ones(num_tasks).double()):
+    for weights in (shortest, normals(num_tasks).double(), torch.ones(num_tasks).double()):  # at worst K · 3e-5
         square = (weights @ double[0]).square().sum()
-        torch.testing.assert_close(
-            weights @ found[0] @ weights, square, rtol=1e-4, atol=0
-        )  # typical; at worst K · 3e-5
+        torch.testing.assert_close(weights @ found[0] @ weights, square, rtol=1e-4, atol=0)
 
 
 def test_both_ways_are_taken():
