@@ -119,7 +119,7 @@ def _cancels(weights: Tensor, products: Tensor) -> Tensor:
 def _exact_gramian(jacobian: Tensor) -> Tensor:
     num_seeds, num_tasks, _ = jacobian.shape
     result = torch.zeros(num_seeds, num_tasks, num_tasks, dtype=torch.float64, device=jacobian.device)
-    padded = -(-num_tasks // _TILE) * _TILE if num_tasks < 2 * _TILE else num_tasks
+    padded = -(-num_tasks // _TILE) * _TILE if num_tasks < 2 * _TILE and num_tasks % _TILE >= 8 else num_tasks
     for _, pieces in _double_pieces(jacobian, padded):
         result += (pieces[:, :, :num_tasks] @ pieces.mT).sum(1)[..., :num_tasks]
     return result
