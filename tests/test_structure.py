@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 
 # A module may import from its own level's entry only where listed, and from all levels below.
 LEVELS = [
-    {"train", "report", "benchmark", "toy"},
-    {"trainer", "run_folder", "compose"},
+    {"train", "evaluate", "report", "benchmark", "toy"},
+    {"trainer", "run_folder", "policy", "video"},
+    {"compose", "arguments"},
     {"config", "logging", "checkpoint", "metrics"},
     {"agent", "backward", "evaluation"},
     {"combiners", "losses", "replay"},
@@ -27,6 +28,7 @@ SIDEWAYS = {
     ("toy", "toy"),
     ("benchmark", "benchmark"),
     ("__init__", "backward"),  # only when a user asks the package for it
+    ("__init__", "policy"),
 }
 
 
