@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 LEVELS = [
     {"train", "evaluate", "report", "benchmark", "toy"},
     {"trainer", "run_folder", "policy", "video"},
+    {"actors"},
     {"compose", "arguments"},
     {"config", "logging", "checkpoint", "metrics"},
     {"agent", "backward", "evaluation"},
