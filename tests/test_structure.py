@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 # A module may import from its own level's entry only where listed, and from all levels below.
 LEVELS = [
     {"train", "evaluate", "report", "benchmark", "toy"},
-    {"trainer", "run_folder", "policy", "video"},
-    {"actors"},
+    {"trainer", "run_folder", "policy", "video", "evaluation_record"},
+    {"actors", "video_frames"},
     {"compose", "arguments"},
     {"config", "logging", "checkpoint", "metrics"},
     {"agent", "backward", "evaluation"},

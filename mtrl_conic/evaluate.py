@@ -1,0 +1,201 @@
+"""The evaluation command: `python -m mtrl_conic.evaluate run=runs/x`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mtrl_conic import arguments as read
+from mtrl_conic.actors import CHECKPOINTS, Actors, read_weights, stored_config
+from mtrl_conic.config import ConfigError, TrainConfig, validate_device
+from mtrl_conic.envs import make_spec
+from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.evaluation import Evaluation, evaluate
+from mtrl_conic.evaluation_record import facts, heading, results, table
+from mtrl_conic.video import FORMATS, Tape, VideoError, draw, find_backend
+from mtrl_conic.video_frames import Clip
+
+USAGE = """\
+usage: python -m mtrl_conic.evaluate run=RUN_DIR [key=value ...]
+
+Evaluates the policies of a run as Meta-World does: every task on each of its 50 goals once, deterministic actions,
+success at any step of the episode. Prints a table and writes JSON. A training may be at work in the folder.
+
+settings (default)
+  run=RUN_DIR                    the run folder; the only one that must be given
+  checkpoint=best|last (best)    the weights of the best evaluation, or the newest
+  seeds=[0,1,...] (all)          of the run's
+  episodes=N (50)                a task and seed, on goals 0, 1, ...
+  device=auto|cpu|cuda (as the run, or cpu)
+  workers=N (as the run)         processes that step the environments; 0: in this process
+  out=PATH (RUN_DIR/evaluation_<checkpoint>.json)
+
+  video=true|false (false)       also a captioned video a task, of the first of the seeds
+  video_format=mp4|gif (mp4)     mp4 needs the extra: pip install 'mtrl_conic[video]'
+  video_goals=[0,1,...] ([0])    the episodes shown, one after the other
+  video_dir=PATH (RUN_DIR/videos)
+Videos need no display, but EGL or OSMesa: the system package libegl1 or libosmesa6. MUJOCO_GL=egl|osmesa chooses.
+
+exit status: 0 done, 2 bad input, 130 or 143 interrupted (nothing written), 1 other
+"""
+
+
+_READERS: dict[str, read.Reader] = {
+    "run": read.text,
+    "checkpoint": read.choice(*CHECKPOINTS),
+    "seeds": read.whole_list,
+    "episodes": read.whole(1),
+    "device": read.text,
+    "workers": read.whole(0),
+    "out": read.text,
+    "video": read.flag,
+    "video_format": read.choice(*FORMATS),
+    "video_goals": read.whole_list,
+    "video_dir": read.text,
+}
+_DEFAULTS = {"checkpoint": "best", "episodes": 50, "video": False, "video_format": "mp4", "video_goals": [0]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if read.wants_help(arguments):
+        print(USAGE, end="")
+        return 0
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        _run(_DEFAULTS | read.parse(arguments, _READERS, required=["run"]))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (WorkerError, VideoError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _run(options: dict[str, Any]) -> None:
+    run, checkpoint = Path(options["run"]), options["checkpoint"]
+    config = stored_config(run)
+    _choose_device(config, options.get("device"))
+    weights = read_weights(run, checkpoint)
+    for message in weights.messages:
+        print(message, file=sys.stderr)
+    actors = Actors(config, weights, options.get("seeds", config.seeds))
+    workers = _choose_workers(config, actors, options.get("workers"))
+    out = Path(options.get("out", run / f"evaluation_{checkpoint}.json"))
+    _check_output(out)
+    backend, folder = _check_video(options, config, run)
+    if config.threads is not None:  # as in training, for the same bits
+        torch.set_num_threads(config.threads)
+    spec, episodes = make_spec(config.env), options["episodes"]
+    record = facts(run, checkpoint, config, weights, spec, actors, episodes)
+    print(heading(record), flush=True)
+    tape = Tape(actors.act, options["video_goals"] if options["video"] else (), spec.horizon)
+    started = time.perf_counter()
+    record |= results(record, _play(tape, spec, actors, episodes, workers, config.env.timeout))
+    record["wall_seconds"] = round(time.perf_counter() - started, 3)
+    _write(out, record)
+    print(table(record))
+    print(f"written     {out}", flush=True)
+    if options["video"]:
+        for path in draw(_clips(tape, spec, config, record, folder, options["video_format"]), backend):
+            print(f"video       {path}", flush=True)
+
+
+def _play(tape: Tape, spec: EnvSpec, actors: Actors, episodes: int, workers: int, timeout: float) -> Evaluation:
+    with (
+        VectorEnv(spec, actors.seeds, workers=workers, goals="in_turn", timeout=timeout) as envs,
+        tqdm(total=episodes * spec.horizon, unit="step", disable=None) as bar,
+    ):
+
+        def act(observation: torch.Tensor) -> torch.Tensor:
+            bar.update()
+            return tape(observation)
+
+        return evaluate(act, envs, episodes, actors.device)
+
+
+def _clips(
+    tape: Tape, spec: EnvSpec, config: TrainConfig, record: dict[str, Any], folder: Path, video_format: str
+) -> list[Clip]:
+    """A clip a task of the first seed."""
+    seed, checkpoint = record["seeds"][0], record["checkpoint"]
+    method = config.combiner["_target_"].rpartition(".")[2]
+    about = f"{method}, seed {seed}, {checkpoint} checkpoint: step {record['step']}"
+    paths = [folder / f"{task}_seed_{seed}_{checkpoint}.{video_format}" for task in spec.tasks]
+    return [Clip(spec, task, tape.episodes(task), about, path) for task, path in enumerate(paths)]
+
+
+def _choose_device(config: TrainConfig, device: str | None) -> None:
+    """The device asked for, or the run's own where this machine has it."""
+    if device is not None:
+        validate_device(device)
+        config.device = device
+        return
+    try:
+        validate_device(config.device)
+    except ConfigError:
+        config.device = "auto"
+
+
+def _choose_workers(config: TrainConfig, actors: Actors, workers: int | None) -> int:
+    envs = len(actors.seeds) * len(actors.tasks)
+    if workers is None:
+        return min(config.workers, envs)
+    if workers > envs:
+        raise ConfigError(f"workers={workers}: must be at most the number of environments, {envs}")
+    return workers
+
+
+def _check_output(path: Path) -> None:
+    """Find out before the work whether the file can be written."""
+    if path.is_dir():
+        raise ConfigError(f"out={path}: is a folder")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ConfigError(f"out={path}: cannot be written ({error.strerror})") from error
+
+
+def _check_video(options: dict[str, Any], config: TrainConfig, run: Path) -> tuple[str, Path]:
+    """What draws, and the folder of the videos, which is made."""
+    folder = Path(options.get("video_dir", run / "videos"))
+    if not options["video"]:
+        unused = [key for key in ("video_format", "video_goals", "video_dir") if options.get(key) != _DEFAULTS.get(key)]
+        if unused:
+            raise ConfigError(f"{unused[0]}=...: needs video=true")
+        return "", folder
+    last = max(options["video_goals"])
+    if last >= options["episodes"]:
+        raise ConfigError(f"video_goals: goal {last} is not among the {options['episodes']} episodes, counted from 0")
+    backend = find_backend(options["video_format"], drawn_by_mujoco=config.env.name != "toy")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"video_dir={folder}: cannot be written ({error.strerror})") from error
+    return backend, folder
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
