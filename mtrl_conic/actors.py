@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,23 @@ class Actors:
         """Deterministic actions [S, K, N, A] for observations [S, K, N, O], as `MultiTaskSAC.act` gives them."""
         return self.outputs(observation).chunk(2, dim=-1)[0].tanh()
 
+    def among(self, seeds: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """`act` for some of the seeds only, rounded as among all of them: batched products round by their size.
+
+        Raises:
+            ConfigError: there is no such seed.
+        """
+        rows = [_row(self.seeds, seed) for seed in seeds]
+        if list(seeds) == self.seeds:
+            return self.act
+
+        def act(observation: Tensor) -> Tensor:
+            whole = observation.new_zeros(len(self.seeds), *observation.shape[1:])
+            whole[rows] = observation
+            return self.act(whole)[rows]
+
+        return act
+
     def outputs(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """The heads' outputs [S, T, N, 2A] for observations [S, T, N, O] of T tasks, by default all in order."""
         chosen: Any = slice(None) if tasks is None else list(tasks)
@@ -109,7 +126,7 @@ def read_weights(run: str | Path, checkpoint: str) -> Weights:
 def _best(folder: Path) -> Weights:
     path = folder / "best.pt"
     if not path.is_file():
-        raise ConfigError(f"checkpoint=best: no {path}: the run has not been evaluated yet; there may be a last one")
+        raise ConfigError(f"checkpoint=best: no {path}, as before the first evaluation; try checkpoint=last")
     try:
         state = read_file(path)
         return Weights(path.name, state["step"], state["actor"], ())

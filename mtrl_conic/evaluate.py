@@ -44,7 +44,8 @@ settings (default)
   video_format=mp4|gif (mp4)     mp4 needs the extra: pip install 'mtrl_conic[video]'
   video_goals=[0,1,...] ([0])    the episodes shown, one after the other
   video_dir=PATH (RUN_DIR/videos)
-Videos need no display, but EGL or OSMesa: the system package libegl1 or libosmesa6. MUJOCO_GL=egl|osmesa chooses.
+Videos need no display, but EGL (system packages libegl1 and libgl1) or OSMesa (libosmesa6); MUJOCO_GL=egl|osmesa
+chooses, else what works is found.
 
 exit status: 0 done, 2 bad input, 130 or 143 interrupted (nothing written), 1 other
 """
@@ -94,19 +95,21 @@ def _run(options: dict[str, Any]) -> None:
     weights = read_weights(run, checkpoint)
     for message in weights.messages:
         print(message, file=sys.stderr)
-    actors = Actors(config, weights, options.get("seeds", config.seeds))
-    workers = _choose_workers(config, actors, options.get("workers"))
+    seeds, actors = options.get("seeds", config.seeds), Actors(config, weights, config.seeds)
+    act = actors.among(seeds)
+    workers = _choose_workers(config, len(seeds) * len(actors.tasks), options.get("workers"))
     out = Path(options.get("out", run / f"evaluation_{checkpoint}.json"))
     _check_output(out)
     backend, folder = _check_video(options, config, run)
     if config.threads is not None:  # as in training, for the same bits
         torch.set_num_threads(config.threads)
     spec, episodes = make_spec(config.env), options["episodes"]
-    record = facts(run, checkpoint, config, weights, spec, actors, episodes)
+    record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
     print(heading(record), flush=True)
-    tape = Tape(actors.act, options["video_goals"] if options["video"] else (), spec.horizon)
+    tape = Tape(act, options["video_goals"] if options["video"] else (), spec.horizon)
     started = time.perf_counter()
-    record |= results(record, _play(tape, spec, actors, episodes, workers, config.env.timeout))
+    envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.env.timeout)
+    record |= results(record, _play(tape, envs, episodes, actors.device))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     _write(out, record)
     print(table(record))
@@ -116,17 +119,14 @@ def _run(options: dict[str, Any]) -> None:
             print(f"video       {path}", flush=True)
 
 
-def _play(tape: Tape, spec: EnvSpec, actors: Actors, episodes: int, workers: int, timeout: float) -> Evaluation:
-    with (
-        VectorEnv(spec, actors.seeds, workers=workers, goals="in_turn", timeout=timeout) as envs,
-        tqdm(total=episodes * spec.horizon, unit="step", disable=None) as bar,
-    ):
+def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device) -> Evaluation:
+    with envs, tqdm(total=episodes * envs.spec.horizon, unit="step", disable=None) as bar:
 
         def act(observation: torch.Tensor) -> torch.Tensor:
             bar.update()
             return tape(observation)
 
-        return evaluate(act, envs, episodes, actors.device)
+        return evaluate(act, envs, episodes, device)
 
 
 def _clips(
@@ -152,8 +152,7 @@ def _choose_device(config: TrainConfig, device: str | None) -> None:
         config.device = "auto"
 
 
-def _choose_workers(config: TrainConfig, actors: Actors, workers: int | None) -> int:
-    envs = len(actors.seeds) * len(actors.tasks)
+def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:
     if workers is None:
         return min(config.workers, envs)
     if workers > envs:

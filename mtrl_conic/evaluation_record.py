@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtrl_conic.actors import Actors, Weights
+from mtrl_conic.actors import Weights
 from mtrl_conic.config import TrainConfig
 from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.evaluation import Evaluation
@@ -21,7 +22,7 @@ def facts(
     config: TrainConfig,
     weights: Weights,
     spec: EnvSpec,
-    actors: Actors,
+    seeds: Sequence[int],
     episodes: int,
 ) -> dict[str, Any]:
     """What is known before the first episode; docs/evaluation.md explains the keys."""
@@ -33,8 +34,8 @@ def facts(
         "combiner": config.combiner,
         "protocol": protocol(config, spec, episodes),
         "tasks": list(spec.tasks),
-        "seeds": actors.seeds,
-        "provenance": provenance(actors.device),
+        "seeds": list(seeds),
+        "provenance": provenance(config.torch_device()),
         "trained_with": _trained_with(run),
     }
 

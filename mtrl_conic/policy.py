@@ -6,7 +6,6 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -94,7 +93,7 @@ class Policy:
     def _numbers(self, task: str | int | Sequence[str | int], rows: NDArray[np.float32]) -> list[int]:
         count = 1 if rows.ndim == 1 else len(rows)
         if isinstance(task, str | int | np.integer):
-            return [self._number(cast(str | int, task))] * count
+            return [self._number(task)] * count
         if rows.ndim == 1 or len(task) != count:
             raise ValueError(f"{len(task)} tasks for an observation of the shape {list(rows.shape)}: one, or one a row")
         return [self._number(one) for one in task]

@@ -24,7 +24,10 @@ from mtrl_conic.config import ConfigError
 from mtrl_conic.video_frames import Clip
 
 FORMATS = ("mp4", "gif")
-BACKENDS = {"egl": "libegl1", "osmesa": "libosmesa6"}  # MUJOCO_GL → the system package, as Debian and Ubuntu name it
+BACKENDS = {
+    "egl": "libegl1 libgl1",
+    "osmesa": "libosmesa6",
+}  # MUJOCO_GL → system packages, as Debian and Ubuntu call them
 _TRY = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light/><geom size='1'/></worldbody></mujoco>")
@@ -82,11 +85,12 @@ def find_backend(video_format: str, drawn_by_mujoco: bool) -> str:
     for backend in [wanted] if wanted else BACKENDS:
         if _draws(backend):
             return backend
-    packages = " or ".join(f"{package} ({name.upper()})" for name, package in BACKENDS.items())
-    tried = f"MUJOCO_GL={wanted} does" if wanted else "EGL and OSMesa do"
+    if wanted:
+        fix = f"install the system packages {BACKENDS[wanted]} or " if wanted in BACKENDS else ""
+        raise ConfigError(f"video=true: MUJOCO_GL={wanted} does not draw on this machine; {fix}unset it")
     raise ConfigError(
-        f"video=true: {tried} not work on this machine; install the system package {packages}"
-        + (", or unset MUJOCO_GL" if wanted else "")
+        "video=true: neither EGL nor OSMesa draws on this machine; install the system packages "
+        + " or ".join(BACKENDS.values())
     )
 
 
