@@ -36,7 +36,7 @@ settings (default)
   checkpoint=best|last (best)    the weights of the best evaluation, or the newest
   seeds=[0,1,...] (all)          of the run's
   episodes=N (50)                a task and seed, on goals 0, 1, ...
-  device=auto|cpu|cuda (as the run, or cpu)
+  device=auto|cpu|cuda (as the run, else auto)
   workers=N (as the run)         processes that step the environments; 0: in this process
   out=PATH (RUN_DIR/evaluation_<checkpoint>.json)
 
@@ -47,7 +47,7 @@ settings (default)
 Videos need no display, but EGL (system packages libegl1 and libgl1) or OSMesa (libosmesa6); MUJOCO_GL=egl|osmesa
 chooses, else what works is found.
 
-exit status: 0 done, 2 bad input, 130 or 143 interrupted (nothing written), 1 other
+exit status: 0 done, 2 bad input, 130 or 143 interrupted, 1 other
 """
 
 
