@@ -22,7 +22,7 @@ from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.evaluation import Evaluation, evaluate
 from mtrl_conic.evaluation_record import facts, heading, results, table
-from mtrl_conic.video import FORMATS, Tape, VideoError, draw, find_backend
+from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 from mtrl_conic.video_frames import Clip
 
 USAGE = """\
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        _run(_DEFAULTS | read.parse(arguments, _READERS, required=["run"]))
+        options = _DEFAULTS | read.parse(arguments, _READERS, required=["run"])
+        with drawing_elsewhere() as options["backend"]:
+            _run(options)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -181,7 +183,7 @@ def _check_video(options: dict[str, Any], config: TrainConfig, run: Path) -> tup
     last = max(options["video_goals"])
     if last >= options["episodes"]:
         raise ConfigError(f"video_goals: goal {last} is not among the {options['episodes']} episodes, counted from 0")
-    backend = find_backend(options["video_format"], drawn_by_mujoco=config.env.name != "toy")
+    backend = find_backend(options["video_format"], config.env.name != "toy", options["backend"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

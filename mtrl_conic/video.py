@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,21 @@ class Tape:
         return {goal: np.stack(actions)[:, task] for goal, actions in self._kept.items()}
 
 
-def find_backend(video_format: str, drawn_by_mujoco: bool) -> str:
-    """What MUJOCO_GL must be for drawing to work here; its own value goes first, else EGL, then OSMesa.
+@contextmanager
+def drawing_elsewhere() -> Iterator[str]:
+    """Keep this process from loading what MUJOCO_GL names, which may be missing; gives the name."""
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        yield (before or "").lower().strip()
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if before is not None:
+            os.environ["MUJOCO_GL"] = before
+
+
+def find_backend(video_format: str, drawn_by_mujoco: bool, wanted: str = "") -> str:
+    """What MUJOCO_GL must be for drawing to work here: `wanted` if that is given, else EGL or OSMesa.
 
     Raises:
         ConfigError: naming the Python or system package that is missing.
@@ -79,7 +93,6 @@ def find_backend(video_format: str, drawn_by_mujoco: bool) -> str:
         raise ConfigError(
             "video=true: imageio-ffmpeg is not installed: pip install 'mtrl_conic[video]' (video_format=gif needs none)"
         )
-    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
     if not drawn_by_mujoco:
         return wanted
     for backend in [wanted] if wanted else BACKENDS:
@@ -103,8 +116,8 @@ def _draws(backend: str) -> bool:
 
 
 def _environment(backend: str) -> dict[str, str]:
-    ours = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend} if backend in BACKENDS else {}
-    return {**os.environ, **ours}
+    platform = {"PYOPENGL_PLATFORM": backend} if backend in BACKENDS else {}
+    return {**os.environ, "MUJOCO_GL": backend, **platform}
 
 
 def draw(clips: Sequence[Clip], backend: str) -> Iterator[Path]:

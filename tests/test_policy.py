@@ -19,6 +19,7 @@ from mtrl_conic.agent import MultiTaskSAC
 from mtrl_conic.checkpoint import lock, read_file, write_file
 from mtrl_conic.compose import compose_config
 from mtrl_conic.losses import squashed_gaussian
+from mtrl_conic.policy import Policy
 
 README = Path(__file__).parents[1] / "README.md"
 TASKS = ("direct", "mirrored", "damped")
@@ -245,20 +246,24 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch):
     np.testing.assert_allclose(policy(observation, "push-v3"), expected[0, number, 0], rtol=0, atol=1e-6)
 
 
-def test_the_vector_of_the_package(tmp_path):
+def test_a_vector_of_the_package():
+    """Of two tasks, as the package takes a second a task to draw its goals."""
     import gymnasium
     import metaworld  # noqa: F401 registers the environments
 
     config = compose_config(["experiment=smoke", "combiner=ls", "device=cpu"])
     agent = agent_of(config)
-    policy = mtrl_conic.policy.Policy(Actors(config, Weights("best.pt", 0, agent.actor.params, ()), [0]))
+    policy = Policy(Actors(config, Weights("best.pt", 0, agent.actor.params, ()), [0]))
+    tasks = ["window-close-v3", "push-v3"]
+    numbers = [policy.tasks.index(task) for task in tasks]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        envs = gymnasium.make_vec("Meta-World/MT10", vector_strategy="sync")
+        envs = gymnasium.make_vec("Meta-World/custom-mt-envs", vector_strategy="sync", envs_list=tasks)
         observation, _ = envs.reset(seed=0)
         for _ in range(3):
-            action = policy(observation, policy.tasks)
-            expected = agent.act(torch.tensor(observation, dtype=torch.float32).view(1, 10, 1, 39), deterministic=True)
-            np.testing.assert_allclose(action, expected[0, :, 0], rtol=0, atol=1e-6)
+            action = policy(observation, tasks)
+            inputs = torch.tensor(observation, dtype=torch.float32).expand(1, 10, 2, 39)
+            expected = agent.act(inputs, deterministic=True)[0, numbers, range(2)]
+            np.testing.assert_allclose(action, expected, rtol=0, atol=1e-6)
             observation = envs.step(action)[0]
         envs.close()

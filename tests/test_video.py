@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TOY, train_here
+from omegaconf import OmegaConf
 
 from mtrl_conic import evaluate as command
 from mtrl_conic import video
+from mtrl_conic.agent import MultiTaskSAC
+from mtrl_conic.checkpoint import write_file
+from mtrl_conic.compose import compose_config
 from mtrl_conic.config import ConfigError
 from mtrl_conic.envs import metaworld
 from mtrl_conic.envs.vector import VectorEnv
@@ -81,7 +88,6 @@ def no_backend(monkeypatch, works=()):
 
 
 def test_without_egl_and_osmesa(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
     no_backend(monkeypatch)
     with pytest.raises(ConfigError, match=r"neither EGL nor OSMesa .* libegl1 libgl1 or libosmesa6$"):
         video.find_backend("gif", drawn_by_mujoco=True)
@@ -89,21 +95,40 @@ def test_without_egl_and_osmesa(monkeypatch):
 
 
 def test_the_first_backend_that_works(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
     no_backend(monkeypatch, works=("osmesa",))
     assert video.find_backend("gif", drawn_by_mujoco=True) == "osmesa"
     no_backend(monkeypatch, works=("osmesa", "egl"))
     assert video.find_backend("gif", drawn_by_mujoco=True) == "egl"
-    monkeypatch.setenv("MUJOCO_GL", "OSMesa")
-    assert video.find_backend("gif", drawn_by_mujoco=True) == "osmesa"
+    assert video.find_backend("gif", drawn_by_mujoco=True, wanted="osmesa") == "osmesa"
 
 
 @pytest.mark.parametrize(("wanted", "words"), [("osmesa", "libosmesa6 or unset it"), ("glfw", "unset it")])
 def test_a_backend_asked_for_that_does_not_work(monkeypatch, wanted, words):
-    monkeypatch.setenv("MUJOCO_GL", wanted)
     no_backend(monkeypatch, works=("egl",))
     with pytest.raises(ConfigError, match=rf"MUJOCO_GL={wanted} does not draw .*{words}$"):
-        video.find_backend("gif", drawn_by_mujoco=True)
+        video.find_backend("gif", drawn_by_mujoco=True, wanted=wanted)
+
+
+def test_mujoco_gl_that_names_nothing_is_one_line(tmp_path):
+    """MuJoCo itself refuses to be imported with it."""
+    config = compose_config(["env=mt1", "experiment=smoke", "combiner=ls", "device=cpu"])
+    (tmp_path / "checkpoints").mkdir()
+    OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
+    agent = MultiTaskSAC(config.agent, [0], 1, 39, 4, config.make_combiner)
+    write_file(tmp_path / "checkpoints" / "best.pt", {"actor": agent.actor.params, "step": 0, "success_rate": 0.0})
+    arguments = [sys.executable, "-m", "mtrl_conic.evaluate", f"run={tmp_path}", "video=true", "video_format=gif"]
+    environment = {**os.environ, "MUJOCO_GL": "Nonsense"}
+    process = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 2, process.stderr
+    assert process.stderr == "error: video=true: MUJOCO_GL=nonsense does not draw on this machine; unset it\n"
+
+
+def test_the_environment_is_left_as_it_was(run, monkeypatch):
+    for value in ("egl", None):
+        monkeypatch.setenv("MUJOCO_GL", value) if value else monkeypatch.delenv("MUJOCO_GL")
+        before = dict(os.environ)
+        assert command.main([f"run={run}", "episodes=1"]) == 0
+        assert dict(os.environ) == before
 
 
 def test_without_the_extra(run, monkeypatch, capsys):
