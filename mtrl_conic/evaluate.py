@@ -21,7 +21,7 @@ from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.evaluation import Evaluation, evaluate
-from mtrl_conic.evaluation_record import facts, heading, results, table
+from mtrl_conic.evaluation_record import facts, heading, method, results, table
 from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 from mtrl_conic.video_frames import Clip
 
@@ -97,15 +97,15 @@ def _run(options: dict[str, Any]) -> None:
     weights = read_weights(run, checkpoint)
     for message in weights.messages:
         print(message, file=sys.stderr)
-    seeds, actors = options.get("seeds", config.seeds), Actors(config, weights, config.seeds)
+    actors, seeds = Actors(config, weights, config.seeds), options.get("seeds", config.seeds)
     act = actors.among(seeds)
     workers = _choose_workers(config, len(seeds) * len(actors.tasks), options.get("workers"))
     out = Path(options.get("out", run / f"evaluation_{checkpoint}.json"))
     _check_output(out)
-    backend, folder = _check_video(options, config, run)
+    spec, episodes = make_spec(config.env), options["episodes"]
+    backend, folder = _check_video(options, config, spec, run)
     if config.threads is not None:  # as in training, for the same bits
         torch.set_num_threads(config.threads)
-    spec, episodes = make_spec(config.env), options["episodes"]
     record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
     print(heading(record), flush=True)
     tape = Tape(act, options["video_goals"] if options["video"] else (), spec.horizon)
@@ -114,10 +114,9 @@ def _run(options: dict[str, Any]) -> None:
     record |= results(record, _play(tape, envs, episodes, actors.device))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     _write(out, record)
-    print(table(record))
-    print(f"written     {out}", flush=True)
+    print(f"{table(record)}\nwritten     {out}", flush=True)
     if options["video"]:
-        for path in draw(_clips(tape, spec, config, record, folder, options["video_format"]), backend):
+        for path in draw(_clips(tape, spec, record, folder, options["video_format"]), backend):
             print(f"video       {path}", flush=True)
 
 
@@ -131,13 +130,10 @@ def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device) -> E
         return evaluate(act, envs, episodes, device)
 
 
-def _clips(
-    tape: Tape, spec: EnvSpec, config: TrainConfig, record: dict[str, Any], folder: Path, video_format: str
-) -> list[Clip]:
+def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, video_format: str) -> list[Clip]:
     """A clip a task of the first seed."""
     seed, checkpoint = record["seeds"][0], record["checkpoint"]
-    method = config.combiner["_target_"].rpartition(".")[2]
-    about = f"{method}, seed {seed}, {checkpoint} checkpoint: step {record['step']}"
+    about = f"{method(record)}, seed {seed}, {checkpoint} checkpoint: step {record['step']}"
     paths = [folder / f"{task}_seed_{seed}_{checkpoint}.{video_format}" for task in spec.tasks]
     return [Clip(spec, task, tape.episodes(task), about, path) for task, path in enumerate(paths)]
 
@@ -172,7 +168,7 @@ def _check_output(path: Path) -> None:
         raise ConfigError(f"out={path}: cannot be written ({error.strerror})") from error
 
 
-def _check_video(options: dict[str, Any], config: TrainConfig, run: Path) -> tuple[str, Path]:
+def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, run: Path) -> tuple[str, Path]:
     """What draws, and the folder of the videos, which is made."""
     folder = Path(options.get("video_dir", run / "videos"))
     if not options["video"]:
@@ -180,9 +176,9 @@ def _check_video(options: dict[str, Any], config: TrainConfig, run: Path) -> tup
         if unused:
             raise ConfigError(f"{unused[0]}=...: needs video=true")
         return "", folder
-    last = max(options["video_goals"])
-    if last >= options["episodes"]:
-        raise ConfigError(f"video_goals: goal {last} is not among the {options['episodes']} episodes, counted from 0")
+    last, played = max(options["video_goals"]), min(options["episodes"], spec.num_goals)
+    if last >= played:
+        raise ConfigError(f"video_goals: goal {last} is not among those played, 0 to {played - 1}")
     backend = find_backend(options["video_format"], config.env.name != "toy", options["backend"])
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +134,9 @@ def draw(clips: Sequence[Clip], backend: str) -> Iterator[Path]:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(pickle.dumps(list(clips)))
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # why it has ended is told below
+                process.stdin.write(pickle.dumps(list(clips)))
+                process.stdin.close()
             for line in process.stdout:
                 yield Path(line.decode().rstrip("\n"))
             if process.wait() != 0:

@@ -153,7 +153,8 @@ BAD = {
     "out without a folder": (["run={run}", "out={run}/none/x.json"], ["none/x.json", "cannot be written"]),
     "video setting alone": (["run={run}", "video_format=gif"], ["video_format", "video=true"]),
     "no such format": (["run={run}", "video=true", "video_format=avi"], ["video_format=avi", "mp4, gif"]),
-    "goal not played": (["run={run}", "video=true", "episodes=2", "video_goals=2"], ["goal 2", "2 episodes"]),
+    "goal not played": (["run={run}", "video=true", "episodes=2", "video_goals=2"], ["goal 2", "0 to 1"]),
+    "goal that is none": (["run={run}", "video=true", "video_goals=[0,12]"], ["goal 12", "0 to 9"]),
     "video_dir": (["run={run}", "video=true", "video_format=gif", "video_dir=/proc/x"], ["video_dir=/proc/x"]),
 }
 
