@@ -3,120 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.jacobian import TaskGradients
+from mtrl_conic.learner import AgentConfig, Learner, load_adam, make_adam, masked_step
 from mtrl_conic.losses import actor_losses, critic_losses, squashed_gaussian, td_target, temperature_losses
-from mtrl_conic.networks import Layout, MultiHeadMLP, Recorder, initialize
+from mtrl_conic.networks import Layout, MultiHeadMLP, Recorder
 from mtrl_conic.replay import Batch
 from mtrl_conic.runtime import SeedStreams
-
-
-@dataclass
-class AgentConfig:
-    """Settings of `MultiTaskSAC`; the defaults are the Meta-World baselines' (docs/protocols.md)."""
-
-    hidden_sizes: list[int]
-    num_critics: int = 2
-    layer_norm: bool = False
-    task_id_input: bool = True
-    learning_rate: float = 3e-4
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 1.0
-    discount: float = 0.99
-    tau: float = 0.005
-    initial_temperature: float = 1.0
-    target_entropy: float | None = None
-    reward_scale: float = 1.0
-    gradient_scope: str = "shared"  # or "all"
-
-
-def masked_step(optimizer: torch.optim.Adam, halted: Tensor) -> None:
-    """A step of a fused Adam that leaves everything as it is where `halted` is 1, without asking the host."""
-    optimizer.found_inf = halted  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets
-    optimizer.step()
-
-
-class Learner:
-    """One network's flat parameters with the gradients, the combiner and the optimizer that move them.
-
-    Attributes:
-        params: [S, P].
-        metrics: tensors [S] or [S, K] of the last step.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        combiner: Combiner,
-        config: AgentConfig,
-        streams: SeedStreams,
-        num_tasks: int,
-        device: torch.device | str,
-        dtype: torch.dtype,
-    ) -> None:
-        num_seeds = len(streams.generators)
-        self.layout, self.combiner, self.max_grad_norm = layout, combiner, config.max_grad_norm
-        self.params = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
-        initialize(layout, self.params, streams)
-        self.gradients = TaskGradients(
-            layout, num_seeds, num_tasks, config.gradient_scope, combiner.requires != "losses", device, dtype
-        )
-        self.params.grad = self.gradients.flat
-        self.views = layout.views(self.params)
-        self.optimizer = torch.optim.Adam([self.params], lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
-        self.metrics: dict[str, Tensor] = {}
-
-    def step(self, losses: Tensor, halted: Tensor, losses_again: Callable[[], Tensor]) -> None:
-        """Turn losses [S, K] into one step of the optimizer; where `halted` is or becomes 1, nothing moves.
-
-        `losses_again` gives the losses of the same batch and noise after the step, for combiners that look back.
-        """
-        detached = losses.detach()
-        before = [tensor.clone() for tensor in self.combiner.state.values()]
-        self._fill_gradients(losses, detached)
-        norm = torch.linalg.vector_norm(self.gradients.flat, dim=1)
-        self.gradients.flat.mul_((self.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1).unsqueeze(1))
-        all_finite = torch.isfinite(detached).all() & torch.isfinite(norm).all()
-        halted.copy_(torch.maximum(halted, (~all_finite).to(halted.dtype)))
-        masked_step(self.optimizer, halted)
-        if self.combiner.looks_back:
-            with torch.no_grad():
-                self.combiner.after_step(losses_again())
-        for tensor, old in zip(self.combiner.state.values(), before, strict=True):
-            tensor.copy_(torch.where(halted.bool(), old, tensor))
-        self.metrics = {"loss": detached, "grad_norm": norm, **self.combiner.diagnostics}
-
-    def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
-        gradients = self.gradients
-        gradients.keep_tasks = self.combiner.needs_jacobian()
-        if self.combiner.requires == "losses":
-            weights = self.combiner.weights(None, detached)
-            self.combiner.diagnostics["weight"] = weights
-            (weights * losses).sum().backward()
-            return
-        gradients.task_weights = None if gradients.keep_tasks else self.combiner.weights(None, detached)
-        losses.sum().backward()
-        gradients.finish()
-        if gradients.jacobian is not None:
-            self.combiner.direction(gradients.jacobian, detached, out=gradients.direction)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "params": self.params,
-            "optimizer": self.optimizer.state_dict(),
-            "combiner": self.combiner.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.params.copy_(state["params"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.combiner.load_state_dict(state["combiner"])
 
 
 class MultiTaskSAC:
@@ -165,14 +62,11 @@ class MultiTaskSAC:
         initial = torch.tensor(config.initial_temperature, dtype=dtype).log().item()
         self.log_temperature = torch.full(shape, initial, device=device, dtype=dtype)
         self.log_temperature.grad = torch.zeros_like(self.log_temperature)
-        self.temperature_optimizer = torch.optim.Adam(
-            [self.log_temperature], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
-        )
+        self.temperature_optimizer = make_adam(self.log_temperature, config)
         self.task_id = torch.eye(num_tasks, device=device, dtype=dtype).view(1, num_tasks, 1, num_tasks)
         self.halted = torch.zeros((), device=device)
         self.masked_updates = torch.zeros((), device=device)
         self.bad_losses = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.metrics: dict[str, Tensor] = {}
 
     def _learner(self, name: str, nets: list[MultiHeadMLP], combiner: Combiner, seeds: Sequence[int]) -> Learner:
         combiner.network = name
@@ -195,14 +89,23 @@ class MultiTaskSAC:
         shape = (*observation.shape[:-1], self.action_size)
         return self.streams["exploration"].uniform_(observation.new_empty(shape)) * 2 - 1
 
-    def update(self, batch: Batch) -> None:
-        """One gradient step of critics, actor and temperatures, and one of the target critics."""
+    @property
+    def combiners(self) -> tuple[Combiner, Combiner]:
+        """The critic ensemble's and the actor's."""
+        return self.critic.combiner, self.actor.combiner
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step of critics, actor and temperatures, and one of the target critics.
+
+        Returns:
+            Metrics by their names in the log, [S] or [S, K] each.
+        """
         inputs, temperature = self._inputs(batch.observation), self.log_temperature.exp()
         target = self._target(batch, temperature)
         values = self._values(self.critic.views, inputs, batch.action, self.critic.gradients)
         losses = critic_losses(values, target)
         self._note(losses)
-        self.critic.step(
+        metrics = self.critic.step(
             losses, self.halted, lambda: critic_losses(self._values(self.critic.views, inputs, batch.action), target)
         )
 
@@ -211,12 +114,13 @@ class MultiTaskSAC:
         losses, log_prob = self._actor_losses(outputs, noise, inputs, temperature)
         self._note(losses)
         act_again = lambda: self.actor_net(self.actor.views, inputs)  # noqa: E731
-        self.actor.step(losses, self.halted, lambda: self._actor_losses(act_again(), noise, inputs, temperature)[0])
+        again = lambda: self._actor_losses(act_again(), noise, inputs, temperature)[0]  # noqa: E731
+        metrics |= self.actor.step(losses, self.halted, again)
 
         self._update_temperature(log_prob.detach())
         self.target_params.lerp_(self.critic.params, self.config.tau * (1 - self.halted).to(self.dtype))
         self.masked_updates += self.halted
-        self.metrics = {"temperature": temperature, "q_value": values.detach().mean((0, 3))}
+        return metrics | {"temperature": temperature, "q_value": values.detach().mean((0, 3))}
 
     def _inputs(self, observation: Tensor) -> Tensor:
         if not self.config.task_id_input:
@@ -276,6 +180,6 @@ class MultiTaskSAC:
         self.critic.load_state_dict(state["critic"])
         self.target_params.copy_(state["target_params"])
         self.log_temperature.copy_(state["log_temperature"])
-        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
+        load_adam(self.temperature_optimizer, state["temperature_optimizer"])
         for name, stream in self.streams.items():
             stream.load_state_dict(state["streams"][name])

@@ -15,15 +15,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtrl_conic.agent import AgentConfig
 from mtrl_conic.config import ConfigError, EvalConfig, TrainConfig, first_line, validate
 from mtrl_conic.envs import EnvConfig
+from mtrl_conic.learner import AgentConfig
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
 
 # What `resume` may change; a name that ends in a dot stands for all settings below it.
-CHANGEABLE = ("steps_per_task", "device", "env.workers", "eval.", "max_wall_seconds")
+CHANGEABLE = ("steps_per_task", "device", "cuda_graphs", "env.workers", "eval.", "max_wall_seconds")
 
 
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:

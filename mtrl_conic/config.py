@@ -12,9 +12,9 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from mtrl_conic.agent import AgentConfig
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.envs import EnvConfig, task_names
+from mtrl_conic.learner import AgentConfig
 from mtrl_conic.runtime import available_cores
 
 
@@ -47,6 +47,8 @@ class TrainConfig:
     eval: EvalConfig
     device: str
     threads: int | None = None
+    matmul_precision: str = "highest"
+    cuda_graphs: bool = True
     run_dir: str | None = None
     max_wall_seconds: float | None = None
     combiner: dict[str, Any] = field(default_factory=dict)
@@ -136,6 +138,7 @@ def _validate_choices(config: TrainConfig) -> None:
     for key, value, choices in (
         ("agent.gradient_scope", config.agent.gradient_scope, ("shared", "all")),
         ("env.reward_version", config.env.reward_version, ("v1", "v2")),
+        ("matmul_precision", config.matmul_precision, ("highest", "high", "medium")),
     ):
         if value not in choices:
             raise ConfigError(f"{key}={value}: must be one of {', '.join(choices)}")

@@ -104,8 +104,7 @@ def _run(options: dict[str, Any]) -> None:
     _check_output(out)
     spec, episodes = make_spec(config.env), options["episodes"]
     backend, folder = _check_video(options, config, spec, run)
-    if config.threads is not None:  # as in training, for the same bits
-        torch.set_num_threads(config.threads)
+    _compute_as_in_training(config)
     record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
     print(heading(record), flush=True)
     tape = Tape(act, options["video_goals"] if options["video"] else (), spec.horizon)
@@ -148,6 +147,13 @@ def _choose_device(config: TrainConfig, device: str | None) -> None:
         validate_device(config.device)
     except ConfigError:
         config.device = "auto"
+
+
+def _compute_as_in_training(config: TrainConfig) -> None:
+    """For the same bits."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
 
 
 def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:

@@ -81,13 +81,14 @@ def heading(known: dict[str, Any]) -> str:
     """The facts for the eye."""
     shared, versions = known["protocol"], known["provenance"]["versions"]
     goals = min(shared["goals"], shared["episodes"])
+    plural = "s" if shared["episodes"] > 1 else ""
     which = f"goals 0 to {goals - 1}" if goals > 1 else "goal 0"
     kind = f", reward {shared['reward_version']}, goal seed {shared['goal_seed']}" if "goal_seed" in shared else ""
     name = " ".join(shared[key] for key in ("env", "task") if key in shared)
     lines = [
         f"run         {known['run']} ({method(known)})",
         f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} a task",
-        f"protocol    {name}{kind}; {shared['episodes']} episode{'s' * (shared['episodes'] > 1)} a task and seed on {which},",
+        f"protocol    {name}{kind}; {shared['episodes']} episode{plural} a task and seed on {which},",
         "            deterministic policy, success at any step",
         "versions    " + ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS),
         *_differences(known),

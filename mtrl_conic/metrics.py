@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mtrl_conic.agent import MultiTaskSAC
 from mtrl_conic.envs.vector import VectorStep
 
 Values = dict[str, NDArray[np.float64]]
 
 
-def training_metrics(agent: MultiTaskSAC) -> Values:
-    """Losses, gradient norms, temperatures and combiner diagnostics of the last update, [S] or [S, K] each."""
-    values: dict[str, torch.Tensor] = dict(agent.metrics)
-    for name, learner in (("critic", agent.critic), ("actor", agent.actor)):
-        for key, value in learner.metrics.items():
-            prefix = f"{key}/{name}" if key in ("loss", "grad_norm") else f"combiner/{name}/{key}"
-            values[prefix] = value
-    return {key: value.detach().double().cpu().numpy() for key, value in values.items()}
+def to_values(metrics: Mapping[str, Tensor]) -> Values:
+    """Metrics of an update, [S] or [S, K] each, on the host."""
+    return {key: value.detach().double().cpu().numpy() for key, value in metrics.items()}
 
 
 class EpisodeStatistics:

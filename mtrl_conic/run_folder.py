@@ -38,6 +38,7 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
         config.run_dir = str(run_dir)
         if config.threads is not None:  # before provenance records it
             torch.set_num_threads(config.threads)
+        torch.set_float32_matmul_precision(config.matmul_precision)
         _record(config, run_dir)
         yield run_dir
     finally:

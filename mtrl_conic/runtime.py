@@ -8,12 +8,13 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,10 +30,18 @@ class SeedStreams:
         device: where the numbers are drawn.
     """
 
+    _all: ClassVar[weakref.WeakSet[SeedStreams]] = weakref.WeakSet()
+
     def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device | str = "cpu") -> None:
+        self._all.add(self)
         self.generators = [
             torch.Generator(device).manual_seed(_mix(seed, zlib.crc32(purpose.encode()))) for seed in seeds
         ]
+
+    @classmethod
+    def all_generators(cls) -> list[torch.Generator]:
+        """Those of all streams in use: a CUDA graph must know the generators that it draws from."""
+        return [generator for streams in cls._all for generator in streams.generators]
 
     def normal_(self, out: Tensor) -> Tensor:
         """Fill `out` [S, ...] with standard normal numbers."""

@@ -29,9 +29,10 @@ settings (default)
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)
   max_wall_seconds=N             stop with a checkpoint after this long
+  matmul_precision=highest|high|medium (highest; high is TF32 on a GPU)
 All settings with their meaning: configs/train.yaml and the folders beside it.
 
-On resume, steps_per_task, device, env.workers, eval.* and max_wall_seconds may change. --config-dir adds a
+On resume, steps_per_task, device, cuda_graphs, env.workers, eval.* and max_wall_seconds may change. --config-dir adds a
 folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine.
 
 exit status: 0 done or out of max_wall_seconds, 2 bad input, 130 or 143 interrupted (with a checkpoint), 1 other
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(config_dirs: list[str], resume: str | None, overrides: list[str]) -> int:
+    from mtrl_conic.capture import CaptureError
     from mtrl_conic.checkpoint import CheckpointError
     from mtrl_conic.compose import compose_config, resume_config
     from mtrl_conic.config import ConfigError
@@ -93,6 +95,11 @@ def _train(config_dirs: list[str], resume: str | None, overrides: list[str]) -> 
             complete = trainer.run(stopped)
         except (NonFiniteError, WorkerError) as error:
             print(f"error: {error}; a checkpoint was written: resume={run_dir}", file=sys.stderr)
+            return 1
+        except CaptureError as error:
+            print(
+                f"error: no CUDA graph can be made ({error}); use resume={run_dir} cuda_graphs=false", file=sys.stderr
+            )
             return 1
         finally:
             trainer.close()

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,9 +17,11 @@ from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.evaluation import Interrupted, evaluate
 from mtrl_conic.logging import RunLogger
-from mtrl_conic.metrics import EpisodeStatistics, Stopwatch, training_metrics
+from mtrl_conic.metrics import EpisodeStatistics, Stopwatch, to_values
 from mtrl_conic.replay import ReplayBuffer
 from mtrl_conic.runtime import keep_freed_memory
+from mtrl_conic.steps import device_steps
+from mtrl_conic.transfer import StepTransfer
 
 
 class NonFiniteError(RuntimeError):
@@ -53,15 +53,18 @@ class Trainer:
         self.best = -1.0
         self.wall_seconds = 0.0
         self.success = float("nan")
+        self.metrics: dict[str, Tensor] = {}
         self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
         self.watch = Stopwatch()
         resuming = resume and self.checkpoints.folder.is_dir()
         state = self._load() if resuming else None
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, self.step if resuming else -1)
+        self.steps = device_steps(self.agent, self.replay, config.batch_size_per_task, config.cuda_graphs)
         timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
         self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
         workers = min(config.workers, config.num_envs // num_envs)
         self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
+        self.transfer = StepTransfer(self.envs.shape, *sizes[1:], self.device)
         self.observation = self._start_envs(state)
         if state is None:
             self._save()
@@ -112,23 +115,19 @@ class Trainer:
         """One step of every environment, with the updates done while the environments are busy."""
         config, observation = self.config, self.observation
         explore = self.step < config.warmup_steps
-        action = (self.agent.random_actions if explore else self.agent.act)(observation)
+        with self.watch("update"):  # on a GPU, waits for the update before
+            action = (self.agent.random_actions if explore else self.steps.explore)(observation)
+            sent = self.transfer.action(action)
         with self.watch("env"):
-            self.envs.send(action.cpu().numpy())
+            self.envs.send(sent)
         if not explore and self.replay.total > 0:
             with self.watch("update"):
                 for _ in range(config.updates_per_step):
-                    self.agent.update(self.replay.sample(config.batch_size_per_task))
+                    self.metrics = self.steps.update()
         with self.watch("env"):
             result = self.envs.receive()
-        self.replay.add(
-            observation,
-            action,
-            self._tensor(result.reward),
-            self._tensor(result.next_observation),
-            self._tensor(result.terminated),
-        )
-        self.observation = self._tensor(result.observation)
+        self.observation, following, reward, terminated = self.transfer.step(result)
+        self.replay.add(observation, action, reward, following, terminated)
         self.episodes.add(result)
         self.step += config.env.num_envs_per_task
 
@@ -137,8 +136,7 @@ class Trainer:
         final = self.step >= self.config.steps_per_task
         episodes = self.config.eval.final_episodes if final else self.config.eval.episodes
         with self.watch("eval"):
-            act = lambda observation: self.agent.act(observation, deterministic=True)  # noqa: E731
-            result = evaluate(act, self.eval_envs, episodes, self.device, stop)
+            result = evaluate(self.steps.exploit, self.eval_envs, episodes, self.device, stop)
         self.evaluated, self.success = self.step, float(result.success_rate.mean())
         self.logger.evaluation(self.step, result, self.wall_seconds)
         tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes a task and seed")
@@ -151,7 +149,7 @@ class Trainer:
 
     def _log(self) -> None:
         self._check_finite()
-        values = training_metrics(self.agent)
+        values = to_values(self.metrics)
         values |= self.episodes.take()
         values |= self.watch.take(self.step, len(self.config.seeds))
         self.logger.metrics(self.step, values)
@@ -205,11 +203,11 @@ class Trainer:
 
     def _start_envs(self, state: dict[str, Any] | None) -> Tensor:
         if state is None:
-            return self._tensor(self.envs.reset())
+            return self.transfer.observation(self.envs.reset())
         if state["envs"] is None:
             tqdm.write("the checkpoint was written after a worker was lost: episodes start anew")
-            return self._tensor(self.envs.reset())
-        return self._tensor(self.envs.set_state(to_numpy(state["envs"])))
+            return self.transfer.observation(self.envs.reset())
+        return self.transfer.observation(self.envs.set_state(to_numpy(state["envs"])))
 
     def _evaluation_due(self) -> bool:
         every = self.config.eval.every
@@ -219,7 +217,3 @@ class Trainer:
     def _passed(self, every: int) -> bool:
         """Whether the last vector step reached a multiple of `every`."""
         return self.step // every > (self.step - self.config.env.num_envs_per_task) // every
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        """A copy on the device: the vector's arrays change at its next step."""
-        return torch.tensor(array, dtype=torch.float32, device=self.device)

@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 
-from mtrl_conic.benchmark import networks, peers
+from mtrl_conic.benchmark import growth, networks, peers
 from mtrl_conic.benchmark.__main__ import main
-from mtrl_conic.benchmark.loop import benchmark_loop
 from mtrl_conic.benchmark.updates import filled_replay
 from mtrl_conic.compose import compose_config
 
@@ -21,6 +20,8 @@ from mtrl_conic.compose import compose_config
         (["loop", "--seeds", "1,none"], ["--seeds", "1,none"]),
         (["loop", "--combiner", "nope"], ["'nope'", "conicgrad"]),
         (["loop", "--device", "tpu"], ["tpu", "cpu", "cuda"]),
+        (["loop", "--seeds", "0"], ["--seeds 0", "1,10"]),
+        (["updates", "--matmul-precision", "low"], ["low", "highest", "medium"]),
         (["networks", "--sizes", "6,7"], ["--sizes 7", "6, 25, 34"]),
         (["updates", "--env", "mt11"], ["mt11", "mt10"]),
         (["networks", "--picture", "/nonexistent/x.png"], ["--picture", "/nonexistent"]),
@@ -39,7 +40,7 @@ def test_updates_are_written_with_their_provenance(tmp_path, capsys):
     path, names = tmp_path / "speed.json", "ls,famo,nashmtl"
     assert main(["updates", "--env", "toy", "--combiners", names, "--rounds", "1", "--json", str(path)]) == 0
     results = json.loads(path.read_text())
-    assert set(results["updates"]["milliseconds"]) == {"ls", "famo", "nashmtl", "matrix products"}
+    assert set(results["updates"][0]["milliseconds"]) == {"ls", "famo", "nashmtl", "matrix products"}
     assert results["provenance"]["versions"]["torch"]
     assert "nashmtl" in capsys.readouterr().out
 
@@ -56,7 +57,8 @@ def test_networks_are_drawn(tmp_path, monkeypatch):
 def test_peers_make_the_same_update():
     """With the mean loss and with ten backward passes the plain agent gets the same gradients."""
     config = compose_config(["env=toy", "combiner=ls", "agent.max_grad_norm=1e9"])
-    sizes, replay = filled_replay(config)
+    sizes = (3, 6, 2)
+    replay = filled_replay(config, sizes)
     batch = replay.sample(16)
     agents = []
     for fill in (peers.mean_loss(), peers.backward_a_task(config, sizes[0]), peers.torchjd_backward("Mean")):
@@ -69,9 +71,33 @@ def test_peers_make_the_same_update():
                 torch.testing.assert_close(one.grad, two.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_loop_is_measured(capsys):
-    (row,) = benchmark_loop("ls", "toy", [2], 1, "cpu")
-    assert row["seeds"] == 2
-    assert row["loop"] > 0
-    assert 0 < row["evaluation_share"] < 1
+def test_loop_is_measured_for_each_number_of_seeds(tmp_path, capsys):
+    path = tmp_path / "loop.json"
+    arguments = ["--env", "toy", "--combiner", "ls", "--seeds", "1,2", "--rounds", "1", "--json", str(path)]
+    assert main(["loop", *arguments]) == 0
+    rows = json.loads(path.read_text())["loop"]
+    assert [row["seeds"] for row in rows] == [1, 2]
+    assert all(0 < row["evaluation_share"] < 1 and row["peak_gib"] > 0.05 for row in rows)
+    assert rows[0]["full_length_hours"] > 2e6 * rows[0]["loop"] / 3.6e6  # evaluations come on top
     assert "evaluation" in capsys.readouterr().out
+
+
+def test_growth_changes_one_thing_at_a_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(growth, "DEFAULT", {"tasks": 2, "seeds": 1, "batch": 4, "width": 8})
+    monkeypatch.setattr(growth, "VALUES", {"tasks": (2, 3), "seeds": (2,), "batch": (8,), "width": (16,)})
+    path = tmp_path / "growth.json"
+    assert main(["growth", "--env", "toy", "--rounds", "1", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["growth"]
+    assert [row["varied"] for row in rows] == ["tasks", "tasks", "seeds", "batch", "width"]
+    assert all(set(row["milliseconds"]) == {"ls", "conicgrad", "matrix products"} for row in rows)
+    assert "tasks 3" in capsys.readouterr().out
+
+
+def test_profile_names_the_operators(tmp_path, capsys):
+    path = tmp_path / "profile.json"
+    assert main(["profile", "--env", "toy", "--rounds", "2", "--json", str(path)]) == 0
+    ls, conicgrad = json.loads(path.read_text())["profile"]
+    operators = {row["operator"] for row in conicgrad["operators"]}
+    assert {"aten::bmm", "aten::baddbmm"} <= operators
+    assert sum(row["milliseconds"] for row in ls["operators"]) > 0
+    assert "conicgrad" in capsys.readouterr().out

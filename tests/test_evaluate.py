@@ -129,6 +129,20 @@ def test_a_run_with_a_combiner_and_a_device_from_elsewhere(run, capsys):
     assert "(Mine)" in capsys.readouterr().out
 
 
+def test_products_are_rounded_as_in_training(run):
+    import torch
+
+    text = (run / "config.yaml").read_text()
+    assert "matmul_precision: highest" in text
+    (run / "config.yaml").write_text(text.replace("matmul_precision: highest", "matmul_precision: high"))
+    try:
+        result = evaluation(run, "episodes=1")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert result["provenance"]["float32_matmul_precision"] == "high"
+    assert result["provenance"]["torch_threads"] == 1
+
+
 def test_a_damaged_newest_checkpoint_is_named(run, capsys):
     (run / "checkpoints" / "step_600.pt").write_bytes(b"no")
     result = evaluation(run, "checkpoint=last", "episodes=5")

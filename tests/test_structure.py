@@ -15,9 +15,10 @@ LEVELS = [
     {"trainer", "run_folder", "policy", "video", "evaluation_record"},
     {"actors", "video_frames"},
     {"compose", "arguments"},
-    {"config", "logging", "checkpoint", "metrics"},
+    {"config", "logging", "checkpoint", "metrics", "steps"},
     {"agent", "backward", "evaluation"},
-    {"combiners", "losses", "replay"},
+    {"learner"},
+    {"combiners", "losses", "replay", "transfer", "capture"},
     {"jacobian"},
     {"networks", "envs"},
     {"runtime"},
@@ -68,7 +69,7 @@ def test_imports_go_downwards(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_envs_and_records_know_nothing_of_the_agent(path):
     if room(path) in {"envs", "replay", "logging", "checkpoint"}:
-        assert not imported_rooms(path) & {"agent", "trainer", "combiners", "losses", "networks", "jacobian"}
+        assert not imported_rooms(path) & {"agent", "learner", "trainer", "combiners", "losses", "networks", "jacobian"}
 
 
 def test_files_are_short():

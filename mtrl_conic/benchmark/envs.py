@@ -11,6 +11,7 @@ import metaworld  # noqa: F401  # registers the environments with gymnasium
 import mujoco
 import numpy as np
 
+from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
 from mtrl_conic.envs import EnvConfig, make_spec
 from mtrl_conic.envs.base import EnvSpec
@@ -19,17 +20,18 @@ from mtrl_conic.envs.vector import VectorEnv
 _STEPS = 200
 
 
-def benchmark_envs(name: str, workers: int, rounds: int) -> dict[str, Any]:
+def benchmark_envs(options: Options) -> dict[str, Any]:
     """All of it, random actions, medians of measurements in turns."""
+    name = options.env
     start = time.perf_counter()
     spec = make_spec(EnvConfig(name))
     goals = time.perf_counter() - start
-    rounds = max(3, rounds // 3)
+    rounds = max(3, options.rounds // 3)
     steps = _one_step(name, spec, rounds)
     print(f"{name}, one step on one core, microseconds, mean over tasks")
     for key, value in steps.items():
         print(f"{key:<40}{value:>10.0f}{value / steps[_PHYSICS]:>8.2f}")
-    speeds, start_up = _vectors(name, spec, workers, rounds)
+    speeds, start_up = _vectors(name, spec, options.workers, rounds)
     theirs = list(speeds)[-1]
     print(f"{name}, steps a second; start-up {goals + start_up:.1f} s, of which {goals:.1f} s draw the goals")
     for key, speed in speeds.items():

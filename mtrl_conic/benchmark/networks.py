@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -16,36 +14,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtrl_conic.benchmark.options import Options
+from mtrl_conic.benchmark.timing import in_a_process, peak_gib
+
 NUM_TASKS = 40
 # Three hidden layers of this width; the trunk's parameters in millions.
 WIDTHS = {6: 1700, 25: 3500, 34: 4096}
 _INPUTS, _BATCH, _WARM_UP = 128, 16, 1
 
 
-def benchmark_networks(combiners: Sequence[str], sizes: Sequence[int], rounds: int, picture: Path | None) -> list[Any]:
+def benchmark_networks(options: Options) -> list[Any]:
     """One row a size and combiner; each is measured in a process of its own, so that its peak memory is its own."""
-    rows = []
+    rows, combiners = [], options.combiners
     print(f"one step, {NUM_TASKS} tasks that share a batch of {_BATCH}")
     print(f"{'':<14}{'parameters':>12}{'seconds':>10}{'/ ' + combiners[0]:>10}{'peak GiB':>10}")
-    for size in sizes:
+    for size in options.sizes:
         for name in combiners:
-            row = _in_a_process(name, size, rounds)
+            row = in_a_process("mtrl_conic.benchmark.networks", [name, str(size), str(options.rounds)])
             rows.append(row)
             first = next(r for r in rows if r["size"] == size)
             ratio = row["seconds"] / first["seconds"]
             millions = f"{row['parameters'] / 1e6:.1f} M"
             print(f"{name:<14}{millions:>12}{row['seconds']:>10.2f}{ratio:>10.2f}{row['peak_gib']:>10.2f}", flush=True)
-    if picture is not None:
-        draw(rows, picture)
+    if options.picture is not None:
+        draw(rows, options.picture)
     return rows
-
-
-def _in_a_process(name: str, size: int, rounds: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mtrl_conic.benchmark.networks", name, str(size), str(rounds)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"{name}, {size} M parameters: {result.stderr.strip().splitlines()[-1]}")
-    return json.loads(result.stdout)
 
 
 def measure(name: str, size: int, rounds: int) -> dict[str, Any]:
@@ -82,7 +75,7 @@ def measure(name: str, size: int, rounds: int) -> dict[str, Any]:
         "size": size,
         "parameters": sum(p.numel() for p in trunk.parameters()),
         "seconds": statistics.median(seconds[_WARM_UP:]),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib(),
     }
 
 

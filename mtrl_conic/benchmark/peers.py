@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mtrl_conic.backward import MultiTaskBackward
+from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
 from mtrl_conic.benchmark.updates import agent_update, filled_replay
 from mtrl_conic.compose import compose_config
 from mtrl_conic.config import TrainConfig
+from mtrl_conic.envs import make_spec
 from mtrl_conic.losses import squashed_gaussian
 from mtrl_conic.replay import Batch, ReplayBuffer
 from mtrl_conic.runtime import keep_freed_memory
@@ -147,13 +149,16 @@ def peer(config: TrainConfig, sizes: tuple[int, int, int], replay: ReplayBuffer,
     return lambda: agent.update(replay.sample(config.batch_size_per_task))
 
 
-def benchmark_peers(env: str, rounds: int) -> dict[str, Any]:
+def benchmark_peers(options: Options) -> dict[str, Any]:
     """Median milliseconds of one update, the agent's and the peers', with the same network, batch and method."""
     keep_freed_memory()
     names = ("ls", "conicgrad", "pcgrad", "mgda")
+    env, rounds = options.env, options.rounds
     configs = {name: compose_config([f"env={env}", f"combiner={name}", "device=cpu"]) for name in names}
     config = configs["ls"]
-    sizes, replay = filled_replay(config)
+    spec = make_spec(config.env)
+    sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
+    replay = filled_replay(config, sizes)
     functions = {name: agent_update(configs[name], sizes, replay) for name in names}
     fills = {"plain modules, mean loss": mean_loss()}
     for name in names[1:]:

@@ -2,71 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from mtrl_conic.agent import MultiTaskSAC
-from mtrl_conic.benchmark.timing import in_turns
+from mtrl_conic.benchmark.options import Options
+from mtrl_conic.benchmark.timing import in_turns, wait_for
 from mtrl_conic.compose import compose_config
 from mtrl_conic.config import TrainConfig
 from mtrl_conic.envs import make_spec
 from mtrl_conic.replay import ReplayBuffer
 from mtrl_conic.runtime import keep_freed_memory
+from mtrl_conic.steps import device_steps
 
 PRODUCTS = "matrix products"
 
+Sizes = tuple[int, int, int]  # K, O, A
 
-def benchmark_updates(combiners: Sequence[str], env: str, rounds: int) -> dict[str, Any]:
-    """Median milliseconds of one update of the default agent on random transitions."""
+
+def benchmark_updates(options: Options) -> list[dict[str, Any]]:
+    """Median milliseconds of one update of the default agent on random transitions, a row a number of seeds."""
     keep_freed_memory()
-    configs = {name: compose_config([f"env={env}", f"combiner={name}", "device=cpu"]) for name in combiners}
-    config = configs[combiners[0]]
-    sizes, replay = filled_replay(config)
-    functions = {name: agent_update(configs[name], sizes, replay) for name in combiners}
-    functions[PRODUCTS] = _matrix_products(config, sizes)
-    medians = in_turns(functions, rounds)
-    first, floor = medians[combiners[0]], medians[PRODUCTS]
-    print(f"one update, {env}, batch {config.batch_size_per_task} a task, trunk {config.agent.hidden_sizes}")
-    print(f"{'':<18}{'ms':>8}{'/ ' + combiners[0]:>12}{'/ products':>12}")
-    for name, seconds in medians.items():
-        print(f"{name:<18}{1e3 * seconds:>8.1f}{seconds / first:>12.2f}{seconds / floor:>12.2f}")
-    return {"env": env, "milliseconds": {name: 1e3 * seconds for name, seconds in medians.items()}, "rounds": rounds}
+    rows = []
+    for count in options.seeds:
+        configs = {name: compose_config(options.overrides(name, count)) for name in options.combiners}
+        first = configs[options.combiners[0]]
+        spec = make_spec(first.env)
+        medians = measure(configs, (len(spec.tasks), spec.observation_size, spec.action_size), options)
+        rows.append({"env": options.env, "seeds": count, "milliseconds": medians, "rounds": options.rounds})
+        _print(rows[-1], first, options.combiners[0])
+    return rows
 
 
-def filled_replay(config: TrainConfig) -> tuple[tuple[int, int, int], ReplayBuffer]:
-    """K, O and A of the environments, and a replay of random transitions of which none terminates."""
-    spec = make_spec(config.env)
-    sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
-    replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task)
-    rows = torch.randn(replay.storage[:, :, :20_000].shape)
-    rows[..., -1] = 0
-    replay.write_rows(0, rows)
-    return sizes, replay
+def measure(configs: dict[str, TrainConfig], sizes: Sizes, options: Options) -> dict[str, float]:
+    """Milliseconds of an update with each of the settings, and of the first's matrix products."""
+    first = next(iter(configs.values()))
+    replay = filled_replay(first, sizes)
+    functions = {name: agent_update(config, sizes, replay) for name, config in configs.items()}
+    functions[PRODUCTS] = matrix_products(first, sizes)
+    seconds = in_turns(functions, options.rounds, wait_for(options.device))
+    return {name: 1e3 * value for name, value in seconds.items()}
 
 
-def agent_update(config: TrainConfig, sizes: tuple[int, int, int], replay: ReplayBuffer) -> Callable[[], object]:
-    """One update of the agent."""
-    agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner)
-    return lambda: agent.update(replay.sample(config.batch_size_per_task))
+def filled_replay(config: TrainConfig, sizes: Sizes) -> ReplayBuffer:
+    """A replay of random transitions of which none terminates."""
+    replay = ReplayBuffer(config.seeds, *sizes, 20_000, config.torch_device())
+    replay.storage.normal_()
+    replay.storage[..., -1] = 0
+    replay.total = 20_000
+    replay.size.fill_(20_000)
+    return replay
 
 
-def _matrix_products(config: TrainConfig, sizes: tuple[int, int, int]) -> Callable[[], object]:
+def agent_update(config: TrainConfig, sizes: Sizes, replay: ReplayBuffer) -> Callable[[], object]:
+    """One update of the agent, recorded as a CUDA graph where the training would."""
+    agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, config.torch_device())
+    return device_steps(agent, replay, config.batch_size_per_task, config.cuda_graphs).update
+
+
+def matrix_products(config: TrainConfig, sizes: Sizes) -> Callable[[], object]:
     """The matrix products of one update and nothing else: the floor of its time."""
     num_tasks, observation_size, action_size = sizes
     rows, hidden = num_tasks * config.batch_size_per_task, config.agent.hidden_sizes
+    device, num_seeds = config.torch_device(), len(config.seeds)
     products: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def layers(inputs: int, forward: int, to_inputs: int, to_first_input: int, to_weights: int) -> None:
         widths = [inputs, *hidden]
-        for index, (fan_in, fan_out) in enumerate(zip(widths, hidden, strict=False)):
-            x, delta, weight = (torch.randn(shape) for shape in ((rows, fan_in), (rows, fan_out), (fan_in, fan_out)))
+        for index, shape in enumerate(zip(widths, hidden, strict=False)):
+            sides = ((rows, shape[0]), (rows, shape[1]), shape)
+            x, delta, weight = (torch.randn(num_seeds, *side, device=device) for side in sides)
             back = to_inputs if index else to_first_input
-            products.extend([(x, weight)] * forward + [(delta, weight.T)] * back + [(x.T, delta)] * to_weights)
+            products.extend([(x, weight)] * forward + [(delta, weight.mT)] * back + [(x.mT, delta)] * to_weights)
 
     critics, inputs = config.agent.num_critics, observation_size + num_tasks
     # critics: own loss, targets, value of the new action (back to the action only); actor: targets, own loss
     layers(inputs + action_size, 3 * critics, 2 * critics, critics, critics)
     layers(inputs, 2, 1, 0, 1)
     return lambda: [left @ right for left, right in products]
+
+
+def _print(row: dict[str, Any], config: TrainConfig, first: str) -> None:
+    medians = row["milliseconds"]
+    print(
+        f"one update, {row['env']}, seeds {row['seeds']}, batch {config.batch_size_per_task} a task, trunk"
+        f" {config.agent.hidden_sizes}, {config.device}, matmul_precision {config.matmul_precision}"
+    )
+    print(f"{'':<18}{'ms':>8}{'/ ' + first:>12}{'/ products':>12}")
+    for name, value in medians.items():
+        print(f"{name:<18}{value:>8.1f}{value / medians[first]:>12.2f}{value / medians[PRODUCTS]:>12.2f}", flush=True)

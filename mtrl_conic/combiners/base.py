@@ -22,6 +22,7 @@ class Combiner:
         requires: the dearest thing the method looks at. "losses": it weighs losses, no Jacobian is built;
             "gramian": inner products of gradients; "jacobian": the gradients themselves.
         looks_back: the method also wants to see the losses of the same batch after the step (`after_step`).
+        capturable: an update can be recorded as a CUDA graph: it reads nothing back to the host.
         network: the name of the network whose gradients it combines, part of the names of its random streams.
         state: tensors [S, ...] that persist; updated in place, saved with a checkpoint.
         diagnostics: tensors [S] or [S, K] of the last update, for the log.
@@ -29,6 +30,7 @@ class Combiner:
 
     requires: ClassVar[Literal["losses", "gramian", "jacobian"]] = "gramian"
     looks_back: ClassVar[bool] = False
+    capturable: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.network = ""
@@ -78,6 +80,9 @@ class Combiner:
 
     def after_step(self, losses: Tensor) -> None:
         """Learn from the losses [S, K] of the same batch at the new parameters; called only if `looks_back`."""
+
+    def replayed(self) -> None:
+        """Count an update whose device part was replayed: `weights` and `direction` did not run on the host."""
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, which later updates leave alone."""

@@ -56,6 +56,9 @@ class NashMTL(SolverCombiner):
             self.state["weights"].copy_(self._bargain(gramian))
         return self.state["weights"].clone()
 
+    def replayed(self) -> None:
+        self._updates += 1
+
     def _bargain(self, gramian: Tensor) -> Tensor:
         matrix, norms, inverse = cosines(gramian)
         value = complementarity(matrix, torch.zeros_like(norms).unsqueeze(-1), target=1.0, ridge=_RIDGE)

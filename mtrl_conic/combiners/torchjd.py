@@ -43,6 +43,7 @@ class TorchJD(Combiner):
     """
 
     requires: ClassVar[Literal["losses", "gramian", "jacobian"]] = "jacobian"
+    capturable: ClassVar[bool] = False  # it moves torch's global generators, and some aggregators solve on the host
 
     def __init__(self, aggregator: str, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__()

@@ -1,0 +1,130 @@
+"""The command line of the benchmark, checked before anything is measured."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PARTS = ("updates", "envs", "loop", "growth", "profile", "peers", "networks")
+
+
+@dataclass
+class Options:
+    """What to measure, and how."""
+
+    parts: list[str]
+    combiners: list[str]
+    combiner: str
+    env: str
+    seeds: list[int]
+    device: str
+    matmul_precision: str
+    workers: int
+    sizes: list[int]
+    rounds: int
+    json: Path | None
+    picture: Path | None
+
+    def overrides(self, combiner: str, num_seeds: int = 1) -> list[str]:
+        """The settings of a training run that is measured."""
+        precision = f"matmul_precision={self.matmul_precision}"
+        seeds = f"seeds={[*range(num_seeds)]}"
+        return [f"env={self.env}", f"combiner={combiner}", f"device={self.device}", precision, seeds]
+
+
+def parse(arguments: Sequence[str] | None) -> Options:
+    """Read the command line; exits with status 2 and one line where something cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mtrl_conic.benchmark",
+        description="Measures environments and updates. Run it with nothing else running: it reports medians and,"
+        " as absolute times depend on the machine, ratios of what was measured in turns.",
+    )
+    add = parser.add_argument
+    add("parts", nargs="*", default=[], help=f"of {', '.join(PARTS)} (default: updates and envs)")
+    add("--combiners", default="", help="comma list, compared with the first (default: ls, then all)")
+    add("--combiner", default="conicgrad", help="loop, growth, profile: whose")
+    add("--env", default="mt10", help="whose sizes and environments are measured")
+    add("--seeds", default="", help="updates, loop: numbers of seeds (default: 1; loop: 1,2,5,10)")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="updates, loop, growth, profile: where")
+    add("--matmul-precision", default="highest", choices=("highest", "high", "medium"), help="high is TF32 on a GPU")
+    add("--workers", type=int, default=2, help="envs: processes")
+    add("--sizes", default="6,25,34", help="networks: millions of parameters, of 6, 25 and 34")
+    add("--rounds", type=int, default=15, help="measurements of each")
+    add("--json", type=Path, help="write the results with their provenance here")
+    add("--picture", type=Path, help="networks: draw the results here (png or svg)")
+    found = parser.parse_args(arguments)
+    parts = found.parts or ["updates", "envs"]
+    for part in parts:
+        if part not in PARTS:
+            parser.error(f"{part}: no such part; there are {', '.join(PARTS)}")
+    for name in ("rounds", "workers"):
+        if getattr(found, name) < 1:
+            parser.error(f"--{name} {getattr(found, name)}: at least 1 is needed")
+    _check_env_and_outputs(parser, found)
+    _check_device(parser, found.device)
+    _combiners(parser, found.combiner)
+    return Options(
+        parts,
+        _combiners(parser, found.combiners),
+        found.combiner,
+        found.env,
+        _seeds(parser, found.seeds or ("1,2,5,10" if "loop" in parts else "1")),
+        found.device,
+        found.matmul_precision,
+        found.workers,
+        _sizes(parser, found.sizes),
+        found.rounds,
+        found.json,
+        found.picture,
+    )
+
+
+def _check_env_and_outputs(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
+    """See that what comes last will not fail for a reason known from the start."""
+    from mtrl_conic.envs import EnvConfig, task_names
+
+    try:
+        task_names(EnvConfig(found.env))
+    except ValueError as error:
+        parser.error(f"--env: {error}")
+    for name in ("json", "picture"):
+        path = getattr(found, name)
+        if path is not None and not path.parent.is_dir():
+            parser.error(f"--{name} {path}: there is no folder {path.parent}")
+
+
+def _check_device(parser: argparse.ArgumentParser, device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no usable CUDA device; use cpu")
+
+
+def _combiners(parser: argparse.ArgumentParser, text: str) -> list[str]:
+    from mtrl_conic.compose import CONFIG_DIR
+
+    known = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
+    if not text:
+        return ["ls", *(name for name in known if name not in ("ls", "torchjd"))]
+    for name in text.split(","):
+        if name not in known:
+            parser.error(f"{name!r}: no such combiner; there are {', '.join(known)}")
+    return text.split(",")
+
+
+def _seeds(parser: argparse.ArgumentParser, text: str) -> list[int]:
+    counts = text.split(",")
+    if not all(count.isdecimal() and int(count) > 0 for count in counts):
+        parser.error(f"--seeds {text}: numbers of seeds are needed, such as 1,10")
+    return [int(count) for count in counts]
+
+
+def _sizes(parser: argparse.ArgumentParser, text: str) -> list[int]:
+    from mtrl_conic.benchmark.networks import WIDTHS
+
+    for size in text.split(","):
+        if size not in map(str, WIDTHS):
+            parser.error(f"--sizes {size}: there are {', '.join(map(str, WIDTHS))}")
+    return [int(size) for size in text.split(",")]

@@ -1,0 +1,60 @@
+"""Where the time of one update goes, by operator (on the CPU) or by kernel (on CUDA)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from mtrl_conic.benchmark.options import Options
+from mtrl_conic.benchmark.timing import wait_for
+from mtrl_conic.benchmark.updates import agent_update, filled_replay
+from mtrl_conic.compose import compose_config
+from mtrl_conic.envs import make_spec
+from mtrl_conic.runtime import keep_freed_memory
+
+_ROWS = 14
+
+
+def benchmark_profile(options: Options) -> list[dict[str, Any]]:
+    """For ls and for the combiner: milliseconds an update and calls of each operator, the dearest first."""
+    keep_freed_memory()
+    results = []
+    for name in dict.fromkeys(("ls", options.combiner)):
+        rows = _profile(name, options)
+        results.append({"combiner": name, "operators": rows})
+        total = sum(row["milliseconds"] for row in rows)
+        print(f"one update of {name}, {options.device}: {total:.1f} ms under the profiler\n{'':<52}ms   share   calls")
+        for row in rows[:_ROWS]:
+            share = row["milliseconds"] / total
+            print(f"{row['operator'][:44]:<44}{row['milliseconds']:>10.2f}{share:>8.1%}{row['calls']:>8.1f}")
+    return results
+
+
+def _profile(name: str, options: Options) -> list[dict[str, Any]]:
+    config = compose_config(options.overrides(name, options.seeds[0]))
+    spec = make_spec(config.env)
+    sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
+    update, wait = agent_update(config, sizes, filled_replay(config, sizes)), wait_for(options.device)
+    for _ in range(8):
+        update()
+    wait()
+    on_cuda = options.device == "cuda"
+    activity = ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiler:
+        for _ in range(options.rounds):
+            update()
+        wait()
+    return _table(profiler.key_averages(), options.rounds, on_cuda)
+
+
+def _table(events: Any, updates: int, on_cuda: bool) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "operator": event.key,
+            "milliseconds": (event.self_device_time_total if on_cuda else event.self_cpu_time_total) / 1e3 / updates,
+            "calls": event.count / updates,
+        }
+        for event in events
+    ]
+    return sorted(rows, key=lambda row: -row["milliseconds"])

@@ -1,0 +1,174 @@
+"""Recorded steps: on the CPU with a graph that computes anew at each replay, on a GPU with the real one."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from conftest import TOY
+from test_resume import COMBINERS, CUT, TOTAL, assert_same_run, assert_same_state, run_here
+
+import mtrl_conic.trainer
+from mtrl_conic.agent import MultiTaskSAC
+from mtrl_conic.capture import Captured, CaptureError
+from mtrl_conic.compose import compose_config, resume_config
+from mtrl_conic.replay import ReplayBuffer
+from mtrl_conic.steps import device_steps
+
+K, O, A, B = 3, 5, 2, 8
+# An update that builds no Jacobian in between is another recording; a schedule counts on the device.
+VARIANTS = {"nashmtl": ["combiner.update_every=3"], "conicgrad": ["combiner.schedule=conflict", "combiner.c_end=0.5"]}
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class RecordedOnTheHost:
+    """A `Graph` without a device: capturing is the first execution, which the replay after it must not repeat."""
+
+    def __init__(self):
+        self.function, self.result, self.replays = None, None, 0
+
+    def capture(self, function):
+        self.function, self.result = function, function()
+        return self.result
+
+    def replay(self):
+        self.replays += 1
+        if self.replays == 1:
+            return
+        result = self.function()
+        if isinstance(result, dict):
+            for name, tensor in result.items():
+                self.result[name].copy_(tensor)
+        else:
+            self.result.copy_(result)
+
+
+class Quiet(RecordedOnTheHost):
+    """Undoes what a second execution counts on the host, which a graph's replay does not."""
+
+    def __init__(self, combiners):
+        super().__init__()
+        self.combiners = combiners
+
+    def replay(self):
+        before = [vars(combiner).get("_updates") for combiner in self.combiners]
+        super().replay()
+        for combiner, count in zip(self.combiners, before, strict=True):
+            if count is not None and self.replays > 1:
+                combiner._updates = count
+
+
+def make(combiner, device="cpu", *settings):
+    config = compose_config(["env=toy", f"combiner={combiner}", "agent.hidden_sizes=[16,16]", *settings])
+    agent = MultiTaskSAC(config.agent, [3, 5], K, O, A, config.make_combiner, device)
+    replay = ReplayBuffer([3, 5], K, O, A, 100, device)
+    rows = torch.randn(2, K, 100, 2 * O + A + 2, generator=torch.Generator().manual_seed(0))
+    rows[..., -1] = 0
+    replay.write_rows(0, rows.to(device))
+    return agent, replay
+
+
+def updates(steps, count):
+    return [{name: value.clone() for name, value in steps.update().items()} for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("combiner", "settings"), [*((name, []) for name in COMBINERS), *VARIANTS.items()], ids=lambda value: str(value)
+)
+def test_recorded_updates_equal_plain_ones(combiner, settings):
+    (plain, data), (agent, same_data) = (make(combiner, "cpu", *settings) for _ in range(2))
+    expected = updates(device_steps(plain, data, B), 12)
+    steps = device_steps(agent, same_data, B, make_graph=lambda: Quiet(agent.combiners))
+    found = updates(steps, 12)
+    assert isinstance(steps.update, Captured) == (combiner != "torchjd")
+    assert_same_state(found, expected)
+    assert_same_state(agent.state_dict(), plain.state_dict())
+    assert_same_state(same_data.state_dict(), data.state_dict())
+
+
+def test_a_recording_takes_new_inputs():
+    agent, replay = make("ls")
+    steps = device_steps(agent, replay, B, make_graph=RecordedOnTheHost)
+    for number in range(8):
+        observation = torch.randn(2, K, 1, O, generator=torch.Generator().manual_seed(number))
+        assert torch.equal(steps.exploit(observation), agent.act(observation, deterministic=True))
+
+
+def test_there_is_a_recording_for_each_kind():
+    made = []
+
+    def make_graph():
+        made.append(RecordedOnTheHost())
+        return made[-1]
+
+    kinds = iter([0, 1] * 8)
+    captured = Captured(lambda x: x + 1, kind=lambda: next(kinds), make_graph=make_graph)
+    for number in range(16):
+        assert captured(torch.tensor(float(number))).item() == number + 1
+    assert [graph.replays for graph in made] == [5, 5]  # of eight calls each, three came before the recording
+
+
+def test_what_cannot_be_recorded_is_one_line():
+    class Refuses(RecordedOnTheHost):
+        def capture(self, function):
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    captured = Captured(lambda x: x, make_graph=Refuses)
+    x = torch.zeros(())
+    for _ in range(3):
+        captured(x)
+    with pytest.raises(CaptureError, match=r"^operation not permitted when stream is capturing$"):
+        captured(x)
+
+
+def test_a_recorded_run_equals_a_plain_one_and_resumes(tmp_path, monkeypatch):
+    arguments = [*TOY, "combiner=conicgrad", f"steps_per_task={TOTAL}", "seeds=[3,5]", "env.workers=0"]
+    plain, recorded = tmp_path / "plain", tmp_path / "recorded"
+    run_here(compose_config([*arguments, f"run_dir={plain}"]))
+    monkeypatch.setattr(
+        mtrl_conic.trainer, "device_steps", functools.partial(device_steps, make_graph=RecordedOnTheHost)
+    )
+    run_here(compose_config([*arguments, f"run_dir={recorded}"]), stop=CUT)
+    run_here(resume_config(str(recorded), []), resume=True)
+    assert_same_run(plain, recorded, TOTAL)
+
+
+@needs_a_gpu
+@pytest.mark.parametrize(
+    ("combiner", "settings"), [*((name, []) for name in COMBINERS), *VARIANTS.items()], ids=lambda value: str(value)
+)
+def test_cuda_graphs_equal_eager_steps(combiner, settings):
+    (eager, data), (agent, same_data) = (make(combiner, "cuda", *settings) for _ in range(2))
+    expected = updates(device_steps(eager, data, B, graphs=False), 12)
+    found = updates(device_steps(agent, same_data, B), 12)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for name in ("actor", "critic"):
+        torch.testing.assert_close(
+            getattr(agent, name).params, getattr(eager, name).params, rtol=1e-4, atol=1e-6, msg=name
+        )
+    assert_same_state(same_data.state_dict(), data.state_dict())  # the streams of random numbers are at the same place
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("combiner", [name for name in COMBINERS if name != "torchjd"])
+def test_an_update_never_waits_for_the_gpu(combiner):
+    agent, replay = make(combiner, "cuda")
+    steps = device_steps(agent, replay, B, graphs=False)
+    updates(steps, 1)  # libraries may wait once, when they start
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        updates(steps, 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_a_gpu
+def test_a_run_on_cuda_with_graphs(tmp_path):
+    arguments = [*TOY[:-2], "device=cuda", "combiner=conicgrad", f"steps_per_task={TOTAL}", "seeds=[3,5]"]
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    run_here(compose_config([*arguments, f"run_dir={whole}"]))
+    run_here(compose_config([*arguments, f"run_dir={cut}"]), stop=CUT)
+    run_here(resume_config(str(cut), []), resume=True)
+    assert (whole / "evaluations.jsonl").read_text().count("\n") == (cut / "evaluations.jsonl").read_text().count("\n")
