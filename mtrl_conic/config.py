@@ -13,9 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.cores import available_cores
 from mtrl_conic.envs import EnvConfig, task_names
 from mtrl_conic.learner import AgentConfig
-from mtrl_conic.runtime import available_cores
 
 
 class ConfigError(ValueError):

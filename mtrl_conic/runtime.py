@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import platform
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from mtrl_conic.cores import available_cores
 
 
 class SeedStreams:
@@ -70,13 +71,6 @@ class SeedStreams:
 def _mix(*numbers: int) -> int:
     """A 63-bit generator seed that depends on all the numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

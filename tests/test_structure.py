@@ -22,6 +22,7 @@ LEVELS = [
     {"jacobian"},
     {"networks", "envs"},
     {"runtime"},
+    {"cores"},
     {"__init__"},
 ]
 SIDEWAYS = {

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from mtrl_conic.cores import available_cores
 from mtrl_conic.envs.shared import (
     DONE,
     MESSAGE,
@@ -20,6 +21,7 @@ from mtrl_conic.envs.shared import (
     Assignment,
     SharedArrays,
     WorkerError,
+    receive_byte,
     receive_message,
     send_message,
 )
@@ -27,6 +29,8 @@ from mtrl_conic.envs.worker import Group
 
 # Building environments may take far longer than a step, and longer still when many workers start at once.
 _START_LIMIT = 600.0
+# Seconds awake for a reply, which takes less in most steps; where workers leave the parent a core.
+_PATIENCE = 2e-3
 # One thread a worker: there are as many workers as cores to use.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # A plain interpreter instead of multiprocessing: nothing re-imports the user's main module, so a script
@@ -78,6 +82,7 @@ class ProcessWorker:
         self._assignment = assignment
         self._current = arrays.current
         self._timeout = timeout
+        self._patience = _PATIENCE if assignment.layout.workers < available_cores() else 0.0
         self._owner = os.getpid()
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -106,7 +111,7 @@ class ProcessWorker:
         if not self._waiting:
             return None
         try:
-            status = self._socket.recv(1)
+            status = receive_byte(self._socket, self._patience)
             if not status:
                 raise EOFError
             self._waiting = False

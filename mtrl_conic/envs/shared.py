@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import pickle
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -118,6 +120,24 @@ def send_message(connection: socket.socket, tag: bytes, content: Any) -> None:
     """Send a tag byte and any picklable content; for all that is not on the path of a step."""
     data = pickle.dumps(content)
     connection.sendall(tag + _LENGTH.pack(len(data)) + data)
+
+
+def receive_byte(connection: socket.socket, patience: float) -> bytes:
+    """The next byte, or none where the other side is gone.
+
+    Looks for it again and again, `patience` seconds at most, before it sleeps: to be woken takes a good part of what
+    an environment's step takes. Other processes may have the core in between.
+
+    Raises:
+        TimeoutError: none came within the connection's own time limit.
+    """
+    deadline = time.perf_counter() + patience
+    while time.perf_counter() < deadline:
+        try:
+            return connection.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            os.sched_yield()
+    return connection.recv(1)
 
 
 def receive_message(connection: socket.socket) -> Any:

@@ -26,9 +26,12 @@ from mtrl_conic.envs.shared import (
     SharedArrays,
     VectorStep,
     WorkerError,
+    receive_byte,
     receive_message,
     send_message,
 )
+
+_PATIENCE = 200e-6  # seconds awake after a step: the next follows at once where nothing is learnt in between
 
 
 class Episodes:
@@ -211,7 +214,7 @@ def _prepare(connection: socket.socket, memory_fd: int) -> Group:
 
 def _serve(connection: socket.socket, group: Group) -> None:
     while True:
-        command = connection.recv(1)
+        command = receive_byte(connection, _PATIENCE)
         if command == QUIT:
             return group.close()
         try:
