@@ -58,21 +58,21 @@ def resume_config(folder: str, overrides: Sequence[str]) -> TrainConfig:
     return config
 
 
-def load_stored(run_dir: Path) -> DictConfig:
-    """The stored `config.yaml` of a run folder.
+def load_stored(run_dir: Path, key: str = "resume") -> DictConfig:
+    """The stored `config.yaml` of a run folder; `key` is what the user named the folder with.
 
     Raises:
         ConfigError: there is none, or it is damaged.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"resume={run_dir}: not a run folder, it has no config.yaml")
+        raise ConfigError(f"{key}={run_dir}: not a run folder, it has no config.yaml")
     try:
         stored = OmegaConf.load(path)
     except Exception as error:  # any parser error means the same to the user
-        raise ConfigError(f"resume={run_dir}: config.yaml cannot be read: {first_line(error)}") from error
+        raise ConfigError(f"{key}={run_dir}: config.yaml cannot be read: {first_line(error)}") from error
     if not isinstance(stored, DictConfig):
-        raise ConfigError(f"resume={run_dir}: config.yaml holds no settings")
+        raise ConfigError(f"{key}={run_dir}: config.yaml holds no settings")
     return stored
 
 

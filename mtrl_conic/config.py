@@ -103,7 +103,7 @@ def validate(config: TrainConfig) -> None:
     _validate_choices(config)
     _validate_seeds(config.seeds)
     _validate_env(config)
-    _validate_device(config.device)
+    validate_device(config.device)
     _validate_combiner(config)
 
 
@@ -183,7 +183,8 @@ def _validate_combiner(config: TrainConfig) -> None:
         raise ConfigError(f"combiner: {first_line(error)}") from error
 
 
-def _validate_device(device: str) -> None:
+def validate_device(device: str) -> None:
+    """Check the name of a device, and that this machine has it."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device={device}: must be auto, cpu, cuda or cuda:<n>")
     if device.startswith("cuda"):

@@ -56,3 +56,19 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+def train_here(*arguments: str) -> Path:
+    """A run in this process, which is faster than the command; gives its folder."""
+    from mtrl_conic.compose import compose_config
+    from mtrl_conic.run_folder import open_run
+    from mtrl_conic.trainer import Trainer
+
+    config = compose_config(arguments)
+    with open_run(config, False) as folder:
+        trainer = Trainer(config, folder)
+        try:
+            assert trainer.run()
+        finally:
+            trainer.close()
+    return folder

@@ -11,8 +11,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 
 # A module may import from its own level's entry only where listed, and from all levels below.
 LEVELS = [
-    {"train", "report", "benchmark", "toy"},
-    {"trainer", "run_folder", "compose"},
+    {"train", "evaluate", "report", "benchmark", "toy"},
+    {"trainer", "run_folder", "policy", "video", "evaluation_record"},
+    {"actors", "video_frames"},
+    {"compose", "arguments"},
     {"config", "logging", "checkpoint", "metrics", "steps"},
     {"agent", "backward", "evaluation"},
     {"learner"},
@@ -29,6 +31,7 @@ SIDEWAYS = {
     ("toy", "toy"),
     ("benchmark", "benchmark"),
     ("__init__", "backward"),  # only when a user asks the package for it
+    ("__init__", "policy"),
 }
 
 

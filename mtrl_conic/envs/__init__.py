@@ -45,6 +45,17 @@ def task_names(config: EnvConfig) -> tuple[str, ...]:
     return (config.task,)
 
 
+def space_sizes(config: EnvConfig) -> tuple[int, int]:
+    """The entries of an observation and of an action, without the seconds that `make_spec` takes."""
+    if config.name == "toy":
+        from mtrl_conic.envs.toy import ToySpec
+
+        return ToySpec.observation_size, ToySpec.action_size
+    from mtrl_conic.envs import metaworld
+
+    return metaworld.OBSERVATION_SIZE, metaworld.ACTION_SIZE
+
+
 def make_spec(config: EnvConfig) -> EnvSpec:
     """What the vector needs to build the environments; drawing Meta-World's goals takes seconds."""
     tasks = task_names(config)

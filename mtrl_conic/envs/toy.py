@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mtrl_conic.envs.base import EnvStep, State
 
 _STEP = 0.1  # the farthest an axis moves in a step
-_RADIUS = 0.12  # of success
+SUCCESS_RADIUS = 0.12  # of success
 
 # Sign of the motion that a positive action causes, and the velocity that survives a step. The first two
 # tasks want opposite actions in the same place.
@@ -88,7 +88,7 @@ class ToyEnv:
         self._position, self._velocity = (x, y), (velocity_x, velocity_y)
         distance = self._distance()
         reward = 2.5 * (1.0 + (before - distance) / (math.sqrt(2.0) * _STEP))
-        success = distance < _RADIUS
+        success = distance < SUCCESS_RADIUS
         return EnvStep(self._observation(), reward, success and self._terminates, success)
 
     def get_state(self) -> State:

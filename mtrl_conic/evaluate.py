@@ -1,0 +1,204 @@
+"""The evaluation command: `python -m mtrl_conic.evaluate run=runs/x`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mtrl_conic import arguments as read
+from mtrl_conic.actors import CHECKPOINTS, Actors, read_weights, stored_config
+from mtrl_conic.config import ConfigError, TrainConfig, validate_device
+from mtrl_conic.envs import make_spec
+from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.evaluation import Evaluation, evaluate
+from mtrl_conic.evaluation_record import facts, heading, method, results, table
+from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
+from mtrl_conic.video_frames import Clip
+
+USAGE = """\
+usage: python -m mtrl_conic.evaluate run=RUN_DIR [key=value ...]
+
+Evaluates the policies of a run as Meta-World does: every task on each of its 50 goals once, deterministic actions,
+success at any step of the episode. Prints a table and writes JSON. A training may be at work in the folder.
+
+settings (default)
+  run=RUN_DIR                    the run folder; the only one that must be given
+  checkpoint=best|last (best)    the weights of the best evaluation, or the newest
+  seeds=[0,1,...] (all)          of the run's
+  episodes=N (50)                a task and seed, on goals 0, 1, ...
+  device=auto|cpu|cuda (as the run, else auto)
+  workers=N (as the run)         processes that step the environments; 0: in this process
+  out=PATH (RUN_DIR/evaluation_<checkpoint>.json)
+
+  video=true|false (false)       also a captioned video a task, of the first of the seeds
+  video_format=mp4|gif (mp4)     mp4 needs the extra: pip install 'mtrl_conic[video]'
+  video_goals=[0,1,...] ([0])    the episodes shown, one after the other
+  video_dir=PATH (RUN_DIR/videos)
+Videos need no display, but EGL (system packages libegl1 and libgl1) or OSMesa (libosmesa6); MUJOCO_GL=egl|osmesa
+chooses, else what works is found.
+
+exit status: 0 done, 2 bad input, 130 or 143 interrupted, 1 other
+"""
+
+
+_READERS: dict[str, read.Reader] = {
+    "run": read.text,
+    "checkpoint": read.choice(*CHECKPOINTS),
+    "seeds": read.whole_list,
+    "episodes": read.whole(1),
+    "device": read.text,
+    "workers": read.whole(0),
+    "out": read.text,
+    "video": read.flag,
+    "video_format": read.choice(*FORMATS),
+    "video_goals": read.whole_list,
+    "video_dir": read.text,
+}
+_DEFAULTS = {"checkpoint": "best", "episodes": 50, "video": False, "video_format": "mp4", "video_goals": [0]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if read.wants_help(arguments):
+        print(USAGE, end="")
+        return 0
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        options = _DEFAULTS | read.parse(arguments, _READERS, required=["run"])
+        with drawing_elsewhere() as options["backend"]:
+            _run(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (WorkerError, VideoError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _run(options: dict[str, Any]) -> None:
+    run, checkpoint = Path(options["run"]), options["checkpoint"]
+    config = stored_config(run)
+    _choose_device(config, options.get("device"))
+    weights = read_weights(run, checkpoint)
+    for message in weights.messages:
+        print(message, file=sys.stderr)
+    actors, seeds = Actors(config, weights, config.seeds), options.get("seeds", config.seeds)
+    act = actors.among(seeds)
+    workers = _choose_workers(config, len(seeds) * len(actors.tasks), options.get("workers"))
+    out = Path(options.get("out", run / f"evaluation_{checkpoint}.json"))
+    _check_output(out)
+    spec, episodes = make_spec(config.env), options["episodes"]
+    backend, folder = _check_video(options, config, spec, run)
+    _compute_as_in_training(config)
+    record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
+    print(heading(record), flush=True)
+    tape = Tape(act, options["video_goals"] if options["video"] else (), spec.horizon)
+    started = time.perf_counter()
+    envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.env.timeout)
+    record |= results(record, _play(tape, envs, episodes, actors.device))
+    record["wall_seconds"] = round(time.perf_counter() - started, 3)
+    _write(out, record)
+    print(f"{table(record)}\nwritten     {out}", flush=True)
+    if options["video"]:
+        for path in draw(_clips(tape, spec, record, folder, options["video_format"]), backend):
+            print(f"video       {path}", flush=True)
+
+
+def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device) -> Evaluation:
+    with envs, tqdm(total=episodes * envs.spec.horizon, unit="step", disable=None) as bar:
+
+        def act(observation: torch.Tensor) -> torch.Tensor:
+            bar.update()
+            return tape(observation)
+
+        return evaluate(act, envs, episodes, device)
+
+
+def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, video_format: str) -> list[Clip]:
+    """A clip a task of the first seed."""
+    seed, checkpoint = record["seeds"][0], record["checkpoint"]
+    about = f"{method(record)}, seed {seed}, {checkpoint} checkpoint: step {record['step']}"
+    paths = [folder / f"{task}_seed_{seed}_{checkpoint}.{video_format}" for task in spec.tasks]
+    return [Clip(spec, task, tape.episodes(task), about, path) for task, path in enumerate(paths)]
+
+
+def _choose_device(config: TrainConfig, device: str | None) -> None:
+    """The device asked for, or the run's own where this machine has it."""
+    if device is not None:
+        validate_device(device)
+        config.device = device
+        return
+    try:
+        validate_device(config.device)
+    except ConfigError:
+        config.device = "auto"
+
+
+def _compute_as_in_training(config: TrainConfig) -> None:
+    """For the same bits."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+
+
+def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:
+    if workers is None:
+        return min(config.workers, envs)
+    if workers > envs:
+        raise ConfigError(f"workers={workers}: must be at most the number of environments, {envs}")
+    return workers
+
+
+def _check_output(path: Path) -> None:
+    """Find out before the work whether the file can be written."""
+    if path.is_dir():
+        raise ConfigError(f"out={path}: is a folder")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ConfigError(f"out={path}: cannot be written ({error.strerror})") from error
+
+
+def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, run: Path) -> tuple[str, Path]:
+    """What draws, and the folder of the videos, which is made."""
+    folder = Path(options.get("video_dir", run / "videos"))
+    if not options["video"]:
+        unused = [key for key in ("video_format", "video_goals", "video_dir") if options.get(key) != _DEFAULTS.get(key)]
+        if unused:
+            raise ConfigError(f"{unused[0]}=...: needs video=true")
+        return "", folder
+    last, played = max(options["video_goals"]), min(options["episodes"], spec.num_goals)
+    if last >= played:
+        raise ConfigError(f"video_goals: goal {last} is not among those played, 0 to {played - 1}")
+    backend = find_backend(options["video_format"], config.env.name != "toy", options["backend"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"video_dir={folder}: cannot be written ({error.strerror})") from error
+    return backend, folder
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
