@@ -22,6 +22,7 @@ from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.evaluation import Evaluation, evaluate
 from mtrl_conic.evaluation_record import facts, heading, method, results, table
+from mtrl_conic.runtime import set_matmul_precision
 from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 from mtrl_conic.video_frames import Clip
 
@@ -153,7 +154,7 @@ def _compute_as_in_training(config: TrainConfig) -> None:
     """For the same bits."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.set_float32_matmul_precision(config.matmul_precision)
+    set_matmul_precision(config.matmul_precision, config.torch_device())
 
 
 def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:
