@@ -240,3 +240,18 @@ def test_each_task_of_mt10_resumes_to_the_last_bit(tmp_path):
     interrupted_at(527, tmp_path / "cut", *arguments)
     resume(tmp_path / "cut", timeout=290)
     assert_same_run(tmp_path / "whole", tmp_path / "cut", 560)
+
+
+@pytest.mark.parametrize("combiner", ["conicgrad", "pcgrad"])
+def test_seed_three_of_ten_equals_seed_three_alone(combiner, tmp_path):
+    """Up to the rounding of differently batched products, through a whole run: goals, noise, replay and combiner."""
+    arguments = [*TOY, f"combiner={combiner}", "steps_per_task=150", "env.workers=1"]
+    run_here(compose_config([*arguments, "seeds=[0,1,2,3,4,5,6,7,8,9]", f"run_dir={tmp_path / 'ten'}"]))
+    run_here(compose_config([*arguments, "seeds=[3]", f"run_dir={tmp_path / 'one'}"]))
+    ten, one = (read_file(tmp_path / name / "checkpoints" / "step_150.pt")["agent"] for name in ("ten", "one"))
+    for name in ("actor", "critic"):
+        torch.testing.assert_close(ten[name]["params"][3], one[name]["params"][0], rtol=1e-3, atol=1e-5)
+    ours, alone = ([line for line in records(tmp_path / name) if line["seed"] == 3] for name in ("ten", "one"))
+    assert [line["success"] for line in ours] == [line["success"] for line in alone]
+    for line, other in zip(ours, alone, strict=True):
+        assert line["return"] == pytest.approx(other["return"], rel=1e-3)
