@@ -119,23 +119,23 @@ def _cancels(weights: Tensor, products: Tensor) -> Tensor:
 def _exact_gramian(jacobian: Tensor) -> Tensor:
     num_seeds, num_tasks, _ = jacobian.shape
     result = torch.zeros(num_seeds, num_tasks, num_tasks, dtype=torch.float64, device=jacobian.device)
-    padded = -(-num_tasks // _TILE) * _TILE if num_tasks < 2 * _TILE and num_tasks % _TILE >= 8 else num_tasks
-    for _, pieces in _double_pieces(jacobian, padded):
+    pads = jacobian.device.type == "cpu" and num_tasks < 2 * _TILE and num_tasks % _TILE >= 8
+    for _, pieces in _double_pieces(jacobian, -(-num_tasks // _TILE) * _TILE if pads else num_tasks):
         result += (pieces[:, :, :num_tasks] @ pieces.mT).sum(1)[..., :num_tasks]
     return result
 
 
 def _exact_sum(weights: Tensor, jacobian: Tensor, out: Tensor) -> Tensor:
     row = weights.double()[:, None, None]
-    for columns, pieces in _double_pieces(jacobian):
+    for columns, pieces in _double_pieces(jacobian, jacobian.shape[1]):
         out[:, columns] = (row @ pieces).flatten(1)
     return out
 
 
-def _double_pieces(jacobian: Tensor, rows: int = 0) -> Iterator[tuple[slice, Tensor]]:
-    """Pieces [S, n, K, c] of a Jacobian [S, K, P] in float64, with the columns they cover.
+def _double_pieces(jacobian: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
+    """Pieces [S, n, rows, c] of a Jacobian [S, K, P] in float64, zero below the K rows, with the columns they cover.
 
-    With `rows` above K the pieces are [S, n, rows, c], zero below. A piece is valid until the next.
+    A piece is valid until the next.
     """
     num_seeds, num_tasks, size = jacobian.shape
     most = _PIECES if jacobian.device.type == "cpu" else max(_DEVICE_ENTRIES // (num_seeds * num_tasks * _PIECE), 1)
@@ -144,9 +144,10 @@ def _double_pieces(jacobian: Tensor, rows: int = 0) -> Iterator[tuple[slice, Ten
         piece = min(_PIECE, size - start)
         count = min(most, (size - start) // piece)
         columns = slice(start, start + count * piece)
-        shape = (num_seeds, count, max(rows, num_tasks), piece)
+        shape = (num_seeds, count, rows, piece)
         if buffer is None or buffer.shape != shape:
-            buffer = jacobian.new_zeros(shape, dtype=torch.float64)
+            buffer = jacobian.new_empty(shape, dtype=torch.float64)
+            buffer[:, :, num_tasks:] = 0
         buffer[:, :, :num_tasks].copy_(jacobian[..., columns].unflatten(2, (count, piece)).transpose(1, 2))
         yield columns, buffer
         start = columns.stop

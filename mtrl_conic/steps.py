@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mtrl_conic.agent import MultiTaskSAC
@@ -51,6 +52,7 @@ def device_steps(
             combiner.replayed()
 
     if make_graph is None and agent.device.type == "cuda":
+        torch.backends.cuda.preferred_linalg_library("cusolver")  # the other library waits for the device
         make_graph = CudaGraph
     if make_graph is None or not graphs:
         return DeviceSteps(agent.act, exploit, update)
