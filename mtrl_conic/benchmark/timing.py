@@ -14,15 +14,23 @@ from typing import Any
 
 
 def in_turns(
-    functions: Mapping[str, Callable[[], object]], rounds: int, wait: Callable[[], object] = lambda: None
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    wait: Callable[[], object] = lambda: None,
+    unmeasured: int = 0,
 ) -> dict[str, float]:
     """Median seconds of each function, measured in turns so that a drift of the machine hits all of them.
 
-    `wait` is called, and timed, after each: it waits for what a function left running on a device.
+    Args:
+        wait: called, and timed, after each function: waits for what it left running on a device.
+        unmeasured: calls before the measured one in each turn, which find the caches full of another's data.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds + 2):  # the first two warm up
         for name, function in functions.items():
+            for _ in range(unmeasured):
+                function()
+            wait()
             start = time.perf_counter()
             function()
             wait()
