@@ -115,12 +115,13 @@ def _float32_products(device: torch.device) -> str:
 def set_matmul_precision(precision: str, device: torch.device | str) -> None:
     """Choose how products of float32 matrices are computed, in this process.
 
-    "highest" is float32 throughout. On the CPU it is computed by oneDNN where that is exact: with AVX-512 on an AMD
-    processor it takes half the time of MKL, which torch would use. "high" is TF32 on CUDA. "medium" allows bfloat16
-    inside.
+    "highest" is float32 throughout; "high" is TF32 on CUDA, and float32 on the CPU. There float32 is computed by oneDNN
+    where that is exact: with AVX-512 on an AMD processor it takes half the time of MKL, which torch would use.
+    "medium" allows bfloat16 inside.
     """
-    torch.set_float32_matmul_precision(precision)
-    if precision == "highest" and torch.device(device).type == "cpu" and _onednn_is_exact():
+    on_cpu = torch.device(device).type == "cpu"
+    torch.set_float32_matmul_precision("highest" if on_cpu and precision == "high" else precision)
+    if on_cpu and precision != "medium" and _onednn_is_exact():
         torch.set_float32_matmul_precision("medium")
 
 
