@@ -7,8 +7,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtrl_conic.report.options import Options, ReportError, find_runs, parse
+
+if TYPE_CHECKING:
+    from mtrl_conic.report.grouping import Section
 
 USAGE = """\
 usage: python -m mtrl_conic.report runs=FOLDERS out=FOLDER [steps=N]
@@ -71,7 +75,7 @@ def _make_folder(out: Path) -> None:
         raise ReportError(f"out={out}: cannot be written ({error.strerror})") from error
 
 
-def _write(options: Options, found: list, notes: list[str], command: str, count: int) -> None:
+def _write(options: Options, found: list[Section], notes: list[str], command: str, count: int) -> None:
     from mtrl_conic.report import tables
     from mtrl_conic.report.diagnostics import diagnostics
     from mtrl_conic.report.page import Content, render

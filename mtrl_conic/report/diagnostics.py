@@ -75,8 +75,8 @@ def _lines(axis: Any, found: dict[str, tuple[Array, Array]], colours: Colours, n
         if (bands := statistics.seed_bands(values)) is not None:
             axis.fill_between(steps, *bands, color=style["color"], alpha=0.16, linewidth=0)
         axis.plot(steps, values.mean(1), linewidth=1.8, **style)
-    low = min(float(values.min()) for _, values in found.values())
-    axis.set_ylim((min(-0.03, low - 0.05), 1.03) if name == "cosine" else (-0.03, 1.03))
+    lowest = min(float(values.min()) for _, values in found.values()) if name == "cosine" else 0.0
+    axis.set_ylim(max(-1.0, np.floor(10 * lowest) / 10) - 0.03, 1.03)
     axis.grid()
     steps_axis(axis)
 

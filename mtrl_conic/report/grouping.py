@@ -97,7 +97,7 @@ def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[S
     if len(found) > 1:
         titles = "; ".join(section.title for section in found)
         notes.append(f"{len(found)} protocols, whose numbers must not be compared: {titles}. Each has tables of its own.")
-    return sorted(found, key=lambda section: (section.title, section.slug))
+    return sorted(found, key=lambda section: (-len(section.methods), section.slug))
 
 
 def _unique(name: str, taken: list[str]) -> str:

@@ -14,6 +14,8 @@ from mtrl_conic.report.reading import Array, Curve
 from mtrl_conic.report.style import FAINT, LIGHT, Colours, Panel, Picture, short_task, steps_axis
 
 _LABELLED = 6  # methods at most whose curves are named at their ends
+_CROWD = 9  # single seeds at most in a small panel
+_PAIRS = 15  # of methods, at most in a picture
 _Values = Callable[[Array], Array]  # success [..., K] → [...]
 
 
@@ -32,7 +34,7 @@ def _curves(section: Section, colours: Colours) -> Picture:
     ends = ", ".join(f"{method.label} {method.final.mean():.2f}" for method in section.methods)
     title = f"Success, mean over {len(section.tasks)} tasks"
     alt = f"Learning curves: {title.lower()} over environment steps a task. At the end: {ends}."
-    panels = [Panel(title, alt, lambda axis: _curve_panel(axis, section.methods, colours, _mean, True), (6.4, 3.4))]
+    panels = [Panel(title, alt, lambda axis: _curve_panel(axis, section.methods, colours, _mean, True), (5.6, 3.2))]
     for column, task in enumerate(section.tasks):
         ends = ", ".join(f"{method.label} {method.final[:, column].mean():.2f}" for method in section.methods)
         panels.append(
@@ -44,7 +46,7 @@ def _curves(section: Section, colours: Colours) -> Picture:
             )
         )
     caption = (
-        "Thick: mean over seeds; band: 95 % bootstrap interval of that mean, drawn from whole seeds; thin: single seeds."
+        "Thick: mean over seeds; band: 95 % bootstrap interval of that mean, drawn from whole seeds; thin: single seeds, where there are few."
         " With two or three seeds a band is narrower than it should be."
     )
     columns = 2 if len(section.tasks) in (2, 4) else 3 if len(section.tasks) < 10 else 5
@@ -56,10 +58,11 @@ def _mean(success: Array) -> Array:
 
 
 def _curve_panel(axis: Any, methods: Sequence[Method], colours: Colours, value: _Values, labelled: bool = False) -> None:
+    crowd = sum(len(method.curves) for method in methods)
     for method in methods:
         style = colours.line(method.label)
         for curve in method.curves.values():
-            if len(method.curves) > 1:
+            if 1 < len(method.curves) and (labelled or crowd <= _CROWD):
                 axis.plot(curve.steps, value(curve.success), linewidth=0.6, alpha=0.35, **style)
         seeds = value(method.success)
         if (bands := statistics.seed_bands(seeds)) is not None:
@@ -96,17 +99,18 @@ def _label_ends(axis: Any, ends: list[tuple[str, float, float]], colours: Colour
     for index in range(len(heights) - 2, -1, -1):
         heights[index] = min(heights[index], heights[index + 1] - gap)
     right = max(x for _, x, _ in ends)
+    axis.set_xlim(right=right * 1.01)
     for (label, x, y), height in zip(ends, heights, strict=True):
         axis.annotate(
             label,
             (x, y),
-            (right * 1.03, height),
+            (right * 1.035, height),
             color=colours.line(label)["color"],
             fontweight="bold",
             va="center",
             fontsize=8.5,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)},
         )
 
 
@@ -179,6 +183,9 @@ def pairs(section: Section) -> list[tuple[Method, Method, float, statistics.Inte
 
 def _improvement(section: Section) -> Picture:
     compared = pairs(section)
+    everyone = len(compared) <= _PAIRS
+    if not everyone:
+        compared = [pair for pair in compared if pair[0] is section.methods[0]]
 
     def draw(axis: Any) -> None:
         for row, (_, _, probability, interval) in enumerate(compared):
@@ -197,6 +204,7 @@ def _improvement(section: Section) -> Picture:
     caption = (
         "P(X > Y): the probability that a run of X has a higher final success than one of Y on a task, ties counted half, mean over tasks;"
         " 95 % stratified bootstrap interval where both have two seeds or more. An interval that holds 0.5 shows no difference."
+        + ("" if everyone else " Here the first method of the table against the others; the table below has all pairs.")
     )
     panel = Panel("P(X > Y)", f"Probability of improvement: {described}.", draw, (4.3, 1.1 + 0.24 * len(compared)))
     return Picture("improvement", "Probability of improvement", caption, [panel], 1, legend=False)

@@ -113,10 +113,10 @@ def _sizes(name: str, protocol: Mapping[str, str]) -> list[str]:
         from mtrl_conic.envs import metaworld
 
         goals, horizon, observed = metaworld.NUM_GOALS, metaworld.HORIZON, metaworld.OBSERVATION_SIZE
-        seeded = f" drawn with goal seed {protocol['env.goal_seed']}"
+        seeded = f" (goal seed {protocol['env.goal_seed']})"
     steps = protocol.get("env.horizon", horizon)
     return [
-        f"{goals} goals a task{seeded}, drawn anew at each training reset",
+        f"{goals} goals a task{seeded}, one drawn at each reset of training",
         f"episodes of {steps} steps",
         f"{observed} numbers observed",
     ]

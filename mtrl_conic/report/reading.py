@@ -86,9 +86,9 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any] | None:
         return None
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(config, dict)
         usable = (
-            isinstance(config["env"]["name"], str)
+            isinstance(config, dict)
+            and isinstance(config["env"]["name"], str)
             and isinstance(config["combiner"]["_target_"], str)
             and int(config["steps_per_task"]) > 0
             and all(isinstance(seed, int) for seed in config["seeds"])
@@ -99,6 +99,7 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any] | None:
     if not usable:
         notes.append(f"config.yaml cannot be read; {left_out}")
         return None
+    assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
 
 

@@ -14,7 +14,7 @@ LIGHT = ("#0072b2", "#d55e00", "#00855f", "#a8468a", "#947000", "#40464d", "#2b8
 DARK = ("#4ba3e3", "#ff8a4c", "#3fc79a", "#e58ac6", "#dcb43c", "#c9ced6", "#9fe0ff")
 INK, FAINT, GRID = "#1c2127", "#59636e", "#d5dbe1"
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.2, 1.6)))  # a second channel where colours repeat
-_RC = {
+_RC: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,

@@ -71,7 +71,7 @@ def test_probability_of_improvement_is_rliables(x_seeds, y_seeds):
 
 def test_profile_is_rliables():
     sample, thresholds = scores(5, 10), np.linspace(0, 1, 21)
-    profile = rliable.run_score_deviation(sample, thresholds)
+    profile = [rliable.run_score_deviation(sample, threshold) for threshold in thresholds]
     np.testing.assert_allclose(statistics.performance_profile(sample, thresholds), profile)
 
 
