@@ -77,19 +77,21 @@ def _make_folder(out: Path) -> None:
 
 def _write(options: Options, found: list[Section], notes: list[str], command: str, count: int) -> None:
     from mtrl_conic.report import tables
+    from mtrl_conic.report.comparison import comparisons
+    from mtrl_conic.report.curves import curves
     from mtrl_conic.report.diagnostics import diagnostics
+    from mtrl_conic.report.files import write_csv
     from mtrl_conic.report.page import Content, render
-    from mtrl_conic.report.pictures import pictures
     from mtrl_conic.report.style import Colours, save
 
     colours = Colours(tuple(sorted({method.label for section in found for method in section.methods})))
     contents = []
     for section in found:
-        drawn = pictures(section, colours)
-        content = Content(section, tables.rows(section, options.steps), [*drawn, *diagnostics(section, colours)])
+        pictures = [picture for draw in (curves, comparisons, diagnostics) for picture in draw(section, colours)]
+        content = Content(section, tables.rows(section, options.steps), pictures)
         folder = options.out / section.slug
         folder.mkdir(exist_ok=True)
-        tables.write_csv(section, content.rows, folder)
+        write_csv(section, content.rows, folder)
         for picture in content.pictures:
             save(picture, colours, [method.label for method in section.methods], folder)
         contents.append(content)

@@ -64,7 +64,7 @@ class Method:
         return sorted(self.runs.keys() - set(self.seeds))
 
 
-@dataclass
+@dataclass(eq=False)
 class Section:
     """What may be compared: methods under one protocol, the best final mean first."""
 
@@ -96,7 +96,9 @@ def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[S
             found.append(section)
     if len(found) > 1:
         titles = "; ".join(section.title for section in found)
-        notes.append(f"{len(found)} protocols, whose numbers must not be compared: {titles}. Each has tables of its own.")
+        notes.append(
+            f"{len(found)} protocols, whose numbers must not be compared: {titles}. Each has tables of its own."
+        )
     return sorted(found, key=lambda section: (-len(section.methods), section.slug))
 
 
@@ -122,7 +124,12 @@ def _methods(runs: list[Run], tasks: tuple[str, ...], limit: int | None, notes: 
 
 
 def _method(
-    label: str, settings: protocol.Settings, runs: list[Run], tasks: tuple[str, ...], limit: int | None, notes: list[str]
+    label: str,
+    settings: protocol.Settings,
+    runs: list[Run],
+    tasks: tuple[str, ...],
+    limit: int | None,
+    notes: list[str],
 ) -> Method | None:
     chosen = _one_a_seed(label, runs, notes)
     curves = {seed: _in_task_order(run, seed, tasks) for seed, run in sorted(chosen.items())}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_conic.report import tables
+from mtrl_conic.report.comparison import pairs
 from mtrl_conic.report.grouping import Section
-from mtrl_conic.report.pictures import pairs
 from mtrl_conic.report.statistics import Interval
 from mtrl_conic.report.style import DARK, DASHES, LIGHT, Colours, Picture, inline_svg, short_task
 
@@ -73,7 +73,9 @@ def _view(number: int, content: Content, colours: Colours) -> dict[str, Any]:
         "rows": content.rows,
         "pictures": pictures,
         "index": {method.label: colours.index(method.label) for method in section.methods},
-        "columns": [[tables.estimate(method.final[:, k]) for method in section.methods] for k in range(len(section.tasks))],
+        "columns": [
+            [tables.estimate(method.final[:, k]) for method in section.methods] for k in range(len(section.tasks))
+        ],
         "pairs": pairs(section),
         "origins": [(method.label, tables.origin(method, section)) for method in section.methods],
     }

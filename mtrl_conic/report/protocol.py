@@ -6,7 +6,8 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mtrl_conic.agent import AgentConfig
@@ -49,23 +50,43 @@ def combiner_name(method: Mapping[str, str]) -> str:
 
 
 def labels(methods: Iterable[Settings]) -> list[str]:
-    """A name for each of several distinct methods: the combiner, and the settings in which it differs from the others.
+    """A name for each of several distinct methods: the combiner and what sets it apart.
 
-    Settings of the combiner are compared among methods of that name, all others among all.
+    Named are settings of the combiner in which methods of that name differ, and all others where a method departs
+    from most.
     """
     methods = list(methods)
     names = [combiner_name(method) for method in methods]
     result = []
     for method, name in zip(methods, names, strict=True):
         alike = [other for other, its_name in zip(methods, names, strict=True) if its_name == name]
-        differing = [
-            key
-            for key in method
-            if any(other.get(key) != method[key] for other in (alike if _is_own(key) else methods))
+        words = [
+            f"{_short(key)}={value}"
+            for key, value in method.items()
+            if key != "combiner.aggregator"
+            and (_differs(key, alike) if _is_own(key) else usual(other.get(key) for other in methods) != value)
         ]
-        words = [f"{_short(key)}={method[key]}" for key in differing if key != "combiner.aggregator"]
         result.append(" ".join([name, *words]))
     return result
+
+
+def differing(method: Settings, methods: Sequence[Settings]) -> list[str]:
+    """The settings of a method, as "name=value", in which `methods` differ."""
+    shared = [key for key in method if _differs(key, methods) and not key.startswith("combiner.")]
+    alike = [other for other in methods if other["combiner._target_"] == method["combiner._target_"]]
+    own = [key for key in method if key.startswith("combiner.") and _differs(key, alike)]
+    return [f"{_short(key)}={method[key]}" for key in (*own, *shared)]
+
+
+def usual(values: Iterable[Any]) -> Any:
+    """The value of more than half; None where there is none."""
+    values = list(values)
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _differs(key: str, methods: Iterable[Settings]) -> bool:
+    return len({method.get(key) for method in methods}) > 1
 
 
 def _is_own(key: str) -> bool:

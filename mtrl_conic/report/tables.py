@@ -1,20 +1,15 @@
-"""The numbers of a section: a row a method, with where it comes from, and the same as CSV."""
+"""The numbers of a section: a row a method, with where it comes from."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mtrl_conic.report import statistics
+from mtrl_conic.report import protocol, statistics
 from mtrl_conic.report.grouping import Method, Section
-from mtrl_conic.report.pictures import pairs
-from mtrl_conic.report.reading import NETWORKS
 
 _VERSIONS = ("torch", "metaworld", "mujoco")
 
@@ -86,18 +81,10 @@ def _remarks(method: Method, section: Section, limit: int | None) -> list[str]:
     if limit is not None and method.steps[-1] < limit:
         found.append(f"no evaluation at {limit:,}: numbers of step {method.steps[-1]:,}")
     for what, value in _COMPARED.items():
-        usual = _usual(section.methods, value)
-        if usual is not None and value(method) != usual:
-            found.append(f"{what}: {value(method)}, most rows {usual}")
-        elif usual is None:
-            found.append(f"{what}: {value(method)}, rows differ")
+        usual = protocol.usual(map(value, section.methods))
+        if value(method) != usual:
+            found.append(f"{what}: {value(method)}, " + ("rows differ" if usual is None else f"most rows {usual}"))
     return found
-
-
-def _usual(methods: Sequence[Method], value: Callable[[Method], str]) -> str | None:
-    """What most methods have; None where none is in the majority."""
-    usual, count = Counter(map(value, methods)).most_common(1)[0]
-    return usual if 2 * count > len(methods) or count == len(methods) else None
 
 
 def seeds_text(method: Method) -> str:
@@ -167,8 +154,10 @@ _COMPARED: dict[str, Callable[[Method], str]] = {
 def origin(method: Method, section: Section) -> dict[str, str]:
     """Where a row comes from: protocol, length, evaluation, versions, folders."""
     steps = int(method.steps[-1])
+    apart = protocol.differing(method.settings, [other.settings for other in section.methods])
     return {
         "protocol": f"{section.title}: {section.sentence}",
+        "settings that differ": ", ".join(apart) or "none",
         "gradient scope": method.settings.get("agent.gradient_scope", "?"),
         "steps a task": f"{steps:,} of {method.budget:,}",
         "transitions": f"{steps * len(section.tasks):,}",
@@ -179,82 +168,3 @@ def origin(method: Method, section: Section) -> dict[str, str]:
         **versions(method),
         "run folders": ", ".join(str(run.folder) for run in method.folders),
     }
-
-
-def write_csv(section: Section, results: list[Row], folder: Path) -> list[Path]:
-    """Write table.csv, tasks.csv, improvement.csv, curves.csv and diagnostics.csv; returns the files."""
-    contents = {
-        "table": _main(section, results),
-        "tasks": _tasks(section),
-        "improvement": _improvement(section),
-        "curves": _curves(section),
-        "diagnostics": _diagnostics(section),
-    }
-    files = []
-    for name, lines in contents.items():
-        files.append(folder / f"{name}.csv")
-        with files[-1].open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
-    return files
-
-
-Lines = list[list[Any]]
-
-
-def _main(section: Section, results: list[Row]) -> Lines:
-    names = "method final_success final_standard_error best_success best_standard_error best_step iqm iqm_low iqm_high"
-    lines: Lines = []
-    for row in results:
-        numbers = [row.final.mean, row.final.error, row.best.mean, row.best.error, row.best_step, row.iqm]
-        bounds = row.interval or (None, None)
-        where = origin(row.method, section)
-        lines.append([row.method.label, *numbers, *bounds, "; ".join(row.remarks), *where.values()])
-        header = [*names.split(), "remarks", *(key.replace(" ", "_") for key in where)]
-    return [header, *lines]
-
-
-def _tasks(section: Section) -> Lines:
-    lines: Lines = [["method", "task", "final_success", "standard_error", *("low", "high"), "seeds"]]
-    for method in section.methods:
-        for column, task in enumerate(section.tasks):
-            values = method.final[:, column]
-            interval = statistics.stratified_interval(values[:, None], lambda drawn: drawn.mean((1, 2))) or ("", "")
-            result = estimate(values)
-            lines.append([method.label, task, result.mean, result.error, *interval, len(values)])
-    return lines
-
-
-def _improvement(section: Section) -> Lines:
-    lines: Lines = [["x", "y", "probability_x_above_y", "low", "high"]]
-    for first, second, probability, interval in pairs(section):
-        lines.append([first.label, second.label, probability, *(interval or ("", ""))])
-    return lines
-
-
-def _curves(section: Section) -> Lines:
-    lines: Lines = [["method", "seed", "counted", "step", "wall_seconds", "episodes", "success_rate", *section.tasks]]
-    for method in section.methods:
-        for seed, curve in method.curves.items():
-            for step, wall, episodes, success in zip(
-                curve.steps.tolist(), curve.wall_seconds.tolist(), curve.episodes.tolist(), curve.success, strict=True
-            ):
-                shared = [step, "" if np.isnan(wall) else wall, episodes, float(success.mean())]
-                lines.append([method.label, seed, int(seed in method.seeds), *shared, *success.tolist()])
-    return lines
-
-
-def _diagnostics(section: Section) -> Lines:
-    lines: Lines = [["method", "seed", "network", "step", "cosine", "conflict", *(f"weight/{t}" for t in section.tasks)]]
-    for method in section.methods:
-        for seed, run in method.runs.items():
-            for network in NETWORKS:
-                by_step: dict[int, dict[str, Any]] = {}
-                for name in ("cosine", "conflict", "weight"):
-                    steps, values = run.traces.get(seed, {}).get(f"{network}/{name}", ((), ()))
-                    for step, value in zip(steps, values, strict=True):
-                        by_step.setdefault(int(step), {})[name] = value.tolist()
-                for step, found in sorted(by_step.items()):
-                    weights = found.get("weight", [""] * len(section.tasks))
-                    numbers = [found.get("cosine", ""), found.get("conflict", "")]
-                    lines.append([method.label, seed, network, step, *numbers, *weights])
-    return lines

@@ -88,7 +88,7 @@ def _config(combiner, seeds, steps, every, episodes, env, settings):
         "combiner": dict(COMBINERS[combiner]),
     }
     for key, value in settings.items():
-        group, _, name = key.rpartition("__")
+        group, _, name = key.partition("__") if "__" in key else ("", "", key)
         (config[group] if group else config)[name] = value
     return config
 

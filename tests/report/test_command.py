@@ -18,7 +18,11 @@ from mtrl_conic.report.__main__ import main
 
 FILES = {
     *("table.csv", "tasks.csv", "improvement.csv", "curves.csv", "diagnostics.csv"),
-    *(f"{name}.{kind}" for name in ("curves", "wall_clock", "profile", "cosine", "conflict", "weights") for kind in ("png", "svg")),
+    *(
+        f"{name}.{kind}"
+        for name in ("curves", "wall_clock", "profile", "cosine", "conflict", "weights")
+        for kind in ("png", "svg")
+    ),
 }
 
 
@@ -67,9 +71,9 @@ class TestNormal:
     def test_main_table(self, normal):
         root, _ = normal
         rows = {row["method"]: row for row in table(root / "out" / "mt10_v2_goals0")}
-        slow, usual = "LS learning_rate=0.0001", "LS learning_rate=0.0003"
-        assert set(rows) == {"ConicGrad learning_rate=0.0003", "CAGrad learning_rate=0.0003", usual, slow}
-        row = rows["ConicGrad learning_rate=0.0003"]
+        slow, usual = "LS learning_rate=0.0001", "LS"
+        assert set(rows) == {"ConicGrad", "CAGrad", usual, slow}
+        row = rows["ConicGrad"]
         final = evaluations(root / "runs" / "conicgrad", 1000)
         assert final.shape == (3, 3)
         assert float(row["final_success"]) == pytest.approx(final.mean())
@@ -140,7 +144,8 @@ class TestNormal:
 
     def test_nothing_is_fetched(self, normal):
         _, page = normal
-        without_text = re.sub(r"<(p|dd|code|td)\b[^>]*>.*?</\1>", "", page, flags=re.DOTALL)
+        without_data = re.sub(r"data:image/png;base64,[\w+/=\s]*", "data:", page)
+        without_text = re.sub(r"<(p|dd|code|td)\b[^>]*>.*?</\1>", "", without_data, flags=re.DOTALL)
         assert not re.search(r"https?:|//[a-z]|@import|<script|<iframe|<object|<embed", without_text)
         for kind, value in re.findall(r'\b(src|href|data|srcset)="([^"]*)"', page):
             assert value.startswith(("data:", "#")), (kind, value)
@@ -152,7 +157,8 @@ class TestNormal:
 
 class TestDamage:
     @pytest.fixture(scope="class")
-    def damaged(self, tmp_path_factory):
+    @staticmethod
+    def damaged(tmp_path_factory):
         root = tmp_path_factory.mktemp("damaged")
         runs = root / "runs"
         make_run(runs / "good", "conicgrad")
@@ -178,7 +184,11 @@ class TestDamage:
     def test_says_what_is_wrong(self, damaged):
         told = notes(damaged[0])
         for folder, words in {
-            "broken": ["evaluations.jsonl: 4 lines (4, 8, 9, 31)", "provenance.json is damaged", "metrics.jsonl: 2 lines"],
+            "broken": [
+                "evaluations.jsonl: 4 lines (4, 8, 9, 31)",
+                "provenance.json is damaged",
+                "metrics.jsonl: 2 lines",
+            ],
             "unreadable": ["config.yaml cannot be read"],
             "no_config": ["config.yaml is missing"],
             "no_metrics": ["metrics.jsonl is missing"],
@@ -196,11 +206,11 @@ class TestDamage:
         page, rows = damaged
         by_name = {row["method"]: row for row in rows}
         assert len(rows) == 6
-        assert by_name["CAGrad discount=0.99"]["torch"] == "not recorded"
-        assert by_name["ConicGrad discount=0.99"]["seeds"] == "0-2"
-        assert by_name["FAMO discount=0.99"]["seeds"] == "0, 2"
-        assert "seeds: 0, 2, most rows 0-2" in by_name["FAMO discount=0.99"]["remarks"]
-        ls = by_name["LS discount=0.99"]
+        assert by_name["CAGrad"]["torch"] == "not recorded"
+        assert by_name["ConicGrad"]["seeds"] == "0-2"
+        assert by_name["FAMO"]["seeds"] == "0, 2"
+        assert "seeds: 0, 2, most rows 0-2" in by_name["FAMO"]["remarks"]
+        ls = by_name["LS"]
         assert (ls["seeds"], ls["steps_a_task"]) == ("0-1", "1,000 of 1,000")
         assert "stopped earlier: seed 2" in ls["remarks"]
         unfinished = by_name["LS discount=0.9"]
@@ -219,17 +229,15 @@ def test_protocols_never_share_a_table(tmp_path):
     make_run(tmp_path / "runs" / "a", "conicgrad")
     make_run(tmp_path / "runs" / "b", "ls")
     make_run(tmp_path / "runs" / "v1", "ls", env={"reward_version": "v1"})
-    make_run(tmp_path / "runs" / "goals", "ls", env={"goal_seed": 1})
-    make_run(tmp_path / "runs" / "tasks", "ls", tasks=TASKS[:2])
-    make_run(tmp_path / "runs" / "unknown", "ls", env={"frame_skip": 2})
-    make_run(tmp_path / "runs" / "faster", "cagrad", env={"workers": 0, "fast": False})
     page = report(tmp_path / "runs", tmp_path / "out")
-    folders = {path.name: {row["method"] for row in table(path)} for path in tmp_path.joinpath("out").iterdir() if path.is_dir()}
-    main_table = {"ConicGrad", "LS", "CAGrad"}
-    assert sorted(map(sorted, folders.values())) == sorted([["LS"]] * 4 + [sorted(main_table)])
-    assert folders["mt10_v2_goals0"] == main_table or folders["mt10_v2_goals0"] == {"LS"}
-    assert len(re.findall("<h3>Results</h3>", page)) == 5
-    assert any(note.startswith("5 protocols, whose numbers must not be compared") for note in notes(page))
+    tables = {
+        path.name: [row["method"] for row in table(path)] for path in (tmp_path / "out").iterdir() if path.is_dir()
+    }
+    assert tables == {"mt10_v2_goals0": ["ConicGrad", "LS"], "mt10_v1_goals0": ["LS"]}
+    for body in re.findall("<tbody>.*?</tbody>", page, re.DOTALL):
+        assert not ("reward v1" in body and "reward v2" in body)
+    assert len(re.findall("<h3>Results</h3>", page)) == 2
+    assert any(note.startswith("2 protocols, whose numbers must not be compared") for note in notes(page))
 
 
 def test_one_seed_has_no_interval(tmp_path):
@@ -242,49 +250,6 @@ def test_one_seed_has_no_interval(tmp_path):
     assert all("one seed: no standard error, no interval" in row["remarks"] for row in rows)
     assert "±" not in re.search(r"<tbody>.*?</tbody>", page, re.DOTALL)[0]
     assert not re.search(r"\bnan\b", page)
-
-
-def test_steps_compares_at_a_common_step(tmp_path):
-    make_run(tmp_path / "runs" / "short", "ls", steps=600)
-    make_run(tmp_path / "runs" / "long", "ls", [3, 4], steps=1000)
-    make_run(tmp_path / "runs" / "other", "cagrad", steps=1000, every=250)
-    page = report(tmp_path / "runs", tmp_path / "whole")
-    rows = {row["method"]: row for row in table(tmp_path / "whole" / "mt10_v2_goals0")}
-    assert set(rows) == {"LS steps_per_task=600", "LS steps_per_task=1000", "CAGrad"}
-    assert "steps a task: 600, most rows 1,000" in rows["LS steps_per_task=600"]["remarks"]
-    assert "evaluations to choose the best from" in rows["CAGrad"]["remarks"]
-    assert notes(page) == []
-    report(tmp_path / "runs", tmp_path / "common", "steps=600")
-    rows = {row["method"]: row for row in table(tmp_path / "common" / "mt10_v2_goals0")}
-    assert set(rows) == {"LS", "CAGrad"}
-    assert rows["LS"]["seeds"] == "0-4"
-    assert rows["LS"]["evaluation_episodes_(during_/_final)"] == "5 / 5, 50"
-    assert "no evaluation at 600: numbers of step 500" in rows["CAGrad"]["remarks"]
-
-
-def test_a_seed_counts_once(tmp_path):
-    make_run(tmp_path / "runs" / "a", "ls", [0, 1], reached=500)
-    make_run(tmp_path / "runs" / "b", "ls", [1, 2])
-    page = report(f"{tmp_path}/runs/a,{tmp_path}/runs/*,{tmp_path}/runs", tmp_path / "out")
-    (row,) = table(tmp_path / "out" / "mt10_v2_goals0")
-    assert row["seeds"] == "1-2"
-    assert any("seed 1 is in two run folders" in note and note.endswith("runs/a does not") for note in notes(page))
-
-
-def test_settings_of_older_runs_have_their_defaults(tmp_path):
-    make_run(tmp_path / "runs" / "old", "conicgrad", [0])
-    newer = {"weights_lr": 0.025, "enforce_cone": True, "schedule": "constant", "c_end": None, "schedule_updates": 0}
-    make_run(
-        tmp_path / "runs" / "new",
-        "conicgrad",
-        [1],
-        env={"fast": True, "num_envs_per_task": 1},
-        agent__layer_norm=False,
-        **{f"combiner__{key}": value for key, value in newer.items()},
-    )
-    report(tmp_path / "runs", tmp_path / "out")
-    (row,) = table(tmp_path / "out" / "mt10_v2_goals0")
-    assert (row["method"], row["seeds"]) == ("ConicGrad", "0-1")
 
 
 def test_names_from_records_are_text(tmp_path):
