@@ -26,6 +26,7 @@ SIDEWAYS = {
     ("combiners", "combiners"),
     ("toy", "toy"),
     ("benchmark", "benchmark"),
+    ("report", "report"),
     ("__init__", "backward"),  # only when a user asks the package for it
 }
 

@@ -94,7 +94,7 @@ def _weights(section: Section) -> Picture | None:
         return None
     caption = (
         "The weight of each task's gradient in the direction, as a share of all (absolute) weights times the number of"
-        " tasks: 1 is an equal share. Mean over seeds. Combiners that act on single elements of the Jacobian record none."
+        " tasks: 1 is an equal share. Mean over seeds. Methods that act on single elements of the Jacobian record none."
     )
     return Picture("weights", "Task weights over time", caption, panels, 2, legend=False)
 

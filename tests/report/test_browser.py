@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -16,32 +16,27 @@ from mtrl_conic.report.__main__ import main
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-]
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run", "--hide-scrollbars", "--enable-logging=stderr"),
+)
 DARK = "--blink-settings=preferredColorScheme=0"
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser on PATH (one of {', '.join(NAMES)})")
 
 MEASURE = """
 const frame = document.getElementById("frame"), page = frame.contentDocument, root = page.documentElement;
+const style = (element) => frame.contentWindow.getComputedStyle(element);
+const scale = (text) => Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b);
 const inBox = (element) => element.closest(".scroll, .wide") !== null;
 const beyond = [...page.body.querySelectorAll("*")].filter(
   (element) => !inBox(element) && element.getBoundingClientRect().right > root.clientWidth + 0.5);
 const sizes = [...page.querySelectorAll(".panels text")].map(
-  (text) => parseFloat(frame.contentWindow.getComputedStyle(text).fontSize) * Math.abs(text.getScreenCTM().a || text.getScreenCTM().b));
+  (text) => parseFloat(style(text).fontSize) * scale(text));
 const boxes = [...page.querySelectorAll(".scroll")].map((box) => [box.clientWidth, box.scrollWidth]);
 document.getElementById("result").textContent = JSON.stringify({
   width: root.clientWidth, scroll: root.scrollWidth, beyond: beyond.map((element) => element.outerHTML.slice(0, 80)),
-  smallest: Math.min(...sizes), texts: sizes.length, boxes, background: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
-  line: frame.contentWindow.getComputedStyle(page.querySelector(".swatch path")).stroke,
+  smallest: Math.min(...sizes), texts: sizes.length, boxes,
+  background: style(page.body).backgroundColor, line: style(page.querySelector(".swatch path")).stroke,
 });
 """
 
@@ -73,13 +68,12 @@ def requests(log: Path) -> list[str]:
 
 def measure(page: Path, folder: Path, width: int, *flags: str) -> dict:
     """Layout of the page in a frame of a width; the frame's scripts are switched off, the measuring one is outside."""
-    frame = f'<iframe id="frame" style="width:{width}px;height:800px;border:0" srcdoc="{escape(page.read_text())}"></iframe>'
+    size = f"width:{width}px;height:800px;border:0"
+    frame = f'<iframe id="frame" style="{size}" srcdoc="{escape(page.read_text())}"></iframe>'
     wrapper = folder / "measure.html"
     wrapper.write_text(f'<!doctype html>{frame}<pre id="result"></pre><script>onload = () => {{{MEASURE}}}</script>')
     dom, _, _ = browse(wrapper, folder, *flags)
-    return json.loads(
-        re.search(r'<pre id="result">(.*?)</pre>', dom, re.DOTALL)[1].replace("&lt;", "<").replace("&gt;", ">")
-    )
+    return json.loads(unescape(re.search(r'<pre id="result">(.*?)</pre>', dom, re.DOTALL)[1]))
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +113,14 @@ def test_fits_its_width(page, tmp_path, width):
     assert found["smallest"] >= 7.5  # pixels
     if width == 360:
         assert any(inside > box for box, inside in found["boxes"])  # wide tables scroll by themselves
+
+
+def test_what_is_too_wide_would_be_seen(page, tmp_path):
+    wide = tmp_path / "wide.html"
+    wide.write_text(page.read_text().replace("<h1>", '<h1 style="width: 500px">'))
+    found = measure(wide, tmp_path, 360)
+    assert found["scroll"] > 360
+    assert len(found["beyond"]) == 1
 
 
 def test_dark_where_asked_for(page, tmp_path):
