@@ -41,18 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         options = parse(arguments)
-        folders = find_runs(options.runs)
-        return _report(options, folders, arguments)
+        notes: list[str] = []
+        folders = find_runs(options.runs, notes)
+        return _report(options, folders, notes, arguments)
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _report(options: Options, folders: list[Path], arguments: list[str]) -> int:
+def _report(options: Options, folders: list[Path], notes: list[str], arguments: list[str]) -> int:
     from mtrl_conic.report.grouping import sections
     from mtrl_conic.report.reading import read_run
 
-    notes: list[str] = []
     runs = [run for folder in folders if (run := read_run(folder, notes)) is not None]
     found = sections(runs, options.steps, notes)
     if not found:

@@ -26,7 +26,7 @@ def write_csv(section: Section, results: list[tables.Row], folder: Path) -> list
     files = []
     for name, lines in contents.items():
         files.append(folder / f"{name}.csv")
-        with files[-1].open("w", newline="") as file:
+        with files[-1].open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(lines)
     return files
 

@@ -94,12 +94,31 @@ def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[S
         section.methods = _methods(members, tasks, limit, notes)
         if section.methods:
             found.append(section)
+            _note_seeds(section, notes)
     if len(found) > 1:
         titles = "; ".join(section.title for section in found)
         notes.append(
             f"{len(found)} protocols, whose numbers must not be compared: {titles}. Each has tables of its own."
         )
     return sorted(found, key=lambda section: (-len(section.methods), section.slug))
+
+
+def _note_seeds(section: Section, notes: list[str]) -> None:
+    having = {method.label: ranges(method.runs) for method in section.methods}
+    if len(set(having.values())) > 1:
+        listed = "; ".join(f"{label} {seeds}" for label, seeds in having.items())
+        notes.append(f"{section.title}: not all methods have the same seeds: {listed}")
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers, neighbours joined: "0-4, 7"."""
+    pieces: list[list[int]] = []
+    for number in sorted(numbers):
+        if pieces and number == pieces[-1][-1] + 1:
+            pieces[-1].append(number)
+        else:
+            pieces.append([number])
+    return ", ".join(f"{piece[0]}-{piece[-1]}" if len(piece) > 1 else str(piece[0]) for piece in pieces)
 
 
 def _unique(name: str, taken: list[str]) -> str:

@@ -72,8 +72,8 @@ def _whole_number(text: str | None) -> int | None:
     return int(number)
 
 
-def find_runs(runs: str) -> list[Path]:
-    """The run folders that `runs` names or that lie below what it names, each once.
+def find_runs(runs: str, notes: list[str]) -> list[Path]:
+    """The run folders that `runs` names or that lie below what it names, each once; a named folder without is noted.
 
     Raises:
         ReportError: a part of it names nothing, or there is no run folder at all.
@@ -83,9 +83,11 @@ def find_runs(runs: str) -> list[Path]:
         folders = [Path(part)] if Path(part).exists() else sorted(map(Path, glob.glob(part, recursive=True)))
         if not folders:
             raise ReportError(f"runs={part}: no such folder")
-        for folder in folders:
-            for run in _below(folder):
-                found.setdefault(run.resolve(), run)
+        below = [run for folder in folders for run in _below(folder)]
+        if not below:
+            notes.append(f"{part}: no run folder there")
+        for run in below:
+            found.setdefault(run.resolve(), run)
     if not found:
         raise ReportError(f"runs={runs}: no run folder there; one holds {' or '.join(RECORDS)}")
     return list(found.values())
@@ -102,4 +104,8 @@ def _below(folder: Path) -> list[Path]:
         return []
     if any((folder / name).exists() for name in RECORDS):
         return [folder]
-    return [run for child in sorted(folder.iterdir()) if not child.is_symlink() for run in _below(child)]
+    try:
+        children = sorted(folder.iterdir())
+    except OSError:  # not ours to read
+        return []
+    return [run for child in children if not child.is_symlink() for run in _below(child)]

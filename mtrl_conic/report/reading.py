@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 Array = NDArray[np.float64]
 NETWORKS = ("critic", "actor")
 _SHOWN = 5  # numbers of damaged lines that a note lists
+_HUGE = 2**53  # beyond any number of steps or episodes
 
 
 @dataclass
@@ -120,7 +121,7 @@ def _lines(path: Path, damaged: list[int]) -> Iterator[tuple[int, dict[str, Any]
         for number, text in enumerate(file, 1):
             try:
                 line = json.loads(text)
-                if type(line["step"]) is int and type(line["seed"]) is int and line["step"] >= 0:
+                if type(line["step"]) is int and type(line["seed"]) is int and 0 <= line["step"] < _HUGE:
                     yield number, line
                     continue
             except (ValueError, KeyError, TypeError, RecursionError):
@@ -165,13 +166,14 @@ def _are(lines: list[int]) -> str:
 
 def _is_evaluation(line: Mapping[str, Any]) -> bool:
     success = line.get("success")
-    if not (isinstance(success, dict) and success and type(line.get("episodes")) is int and line["episodes"] > 0):
+    if not (isinstance(success, dict) and success and type(line.get("episodes")) is int):
         return False
-    return all(_is_number(rate) and 0 <= rate <= 1 for rate in success.values())
+    rates = all(_is_number(rate) and 0 <= rate <= 1 for rate in success.values())
+    return rates and 0 < line["episodes"] < _HUGE and all(task.isprintable() for task in success)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _curve(by_step: dict[int, dict[str, Any]], tasks: tuple[str, ...]) -> Curve:

@@ -33,6 +33,7 @@ _RC: Any = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # a dollar sign in a name is one
     "svg.fonttype": "none",  # text stays text: small, found by a search, and drawn in the page's font
     "svg.hashsalt": "mtrl_conic",  # the same picture is the same file
 }

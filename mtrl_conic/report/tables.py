@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtrl_conic.report import protocol, statistics
-from mtrl_conic.report.grouping import Method, Section
+from mtrl_conic.report.grouping import Method, Section, ranges
 
 _VERSIONS = ("torch", "metaworld", "mujoco")
 
@@ -88,19 +88,8 @@ def _remarks(method: Method, section: Section, limit: int | None) -> list[str]:
 
 
 def seeds_text(method: Method) -> str:
-    """ "0-4, 7" """
+    """The seeds that count, such as "0-4, 7"."""
     return ranges(method.seeds)
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers, neighbours joined: "0-4, 7"."""
-    pieces: list[list[int]] = []
-    for number in sorted(numbers):
-        if pieces and number == pieces[-1][-1] + 1:
-            pieces[-1].append(number)
-        else:
-            pieces.append([number])
-    return ", ".join(f"{piece[0]}-{piece[-1]}" if len(piece) > 1 else str(piece[0]) for piece in pieces)
 
 
 def episodes_text(method: Method) -> str:

@@ -168,6 +168,9 @@ class TestDamage:
         lines[7] = lines[7].replace('"episodes": 5', '"episodes": "five"')
         lines[8] = re.sub(r'("reach-v3": )[\d.]+', r"\g<1>NaN", lines[8], count=1)
         (broken / "evaluations.jsonl").write_text("\n".join(lines) + "\n\x00\xff")
+        with (broken / "evaluations.jsonl").open("a") as file:
+            file.write(f'\n{{"step": {10**400}, "seed": 0, "success": {{"reach-v3": {10**400}}}, "episodes": 1}}\n')
+            file.write('{"step": 5, "seed": 0, "success": {"\\ud800": 1}, "episodes": 1}\n' + "[" * 100_000)
         (broken / "provenance.json").write_text('{"pieces": [')
         with (broken / "metrics.jsonl").open("a") as file:
             file.write("[1, 2]\nnull\n")
@@ -185,7 +188,7 @@ class TestDamage:
         told = notes(damaged[0])
         for folder, words in {
             "broken": [
-                "evaluations.jsonl: 4 lines (4, 8, 9, 31)",
+                "evaluations.jsonl: 7 lines (4, 8, 9, 31, 32, ...)",
                 "provenance.json is damaged",
                 "metrics.jsonl: 2 lines",
             ],
@@ -201,6 +204,9 @@ class TestDamage:
             assert len(of_folder) == len(words), of_folder
             assert all(any(word in note for note in of_folder) for word in words), of_folder
         assert not any("/runs/good: " in note for note in told)
+        (seeds,) = [note for note in told if "not all methods have the same seeds" in note]
+        assert "FAMO 0, 2" in seeds
+        assert "ConicGrad 0-2" in seeds
 
     def test_renders_the_rest(self, damaged):
         page, rows = damaged
@@ -253,7 +259,7 @@ def test_one_seed_has_no_interval(tmp_path):
 
 
 def test_names_from_records_are_text(tmp_path):
-    make_run(tmp_path / "runs" / "<b>&a", "ls", tasks=["<script>x", 'push"'])
+    make_run(tmp_path / "runs" / "<b>&a", "ls", tasks=["<script>x", 'push"', "$x^"])
     page = report(tmp_path / "runs", tmp_path / "out")
     assert "<script" not in page
     assert "<b>" not in page

@@ -14,7 +14,7 @@ from mtrl_conic.report.reading import read_run
 def grouped(runs, steps=None):
     """The sections of the run folders below a folder, and the notes."""
     notes: list[str] = []
-    read = [read_run(folder, notes) for folder in find_runs(str(runs))]
+    read = [read_run(folder, notes) for folder in find_runs(str(runs), notes)]
     return sections(read, steps, notes), notes
 
 
@@ -110,7 +110,10 @@ def test_steps_compares_at_a_common_step(tmp_path):
     assert found["LS"].method.seeds == [0, 1, 2, 3, 4]
     assert tables.episodes_text(found["LS"].method) == "5 / 5, 50"
     assert "no evaluation at 600: numbers of step 500" in found["CAGrad"].remarks
-    assert notes + more == []
+    assert len(notes) == len(more) == 1
+    assert notes[0].startswith(f"{section.title}: not all methods have the same seeds: ")
+    assert all(part in notes[0] for part in ("CAGrad 0-2", "LS steps_per_task=600 0-2", "LS steps_per_task=1000 3-4"))
+    assert all(part in more[0] for part in ("CAGrad 0-2", "LS 0-4"))
 
 
 def test_a_seed_counts_once(tmp_path):
@@ -147,6 +150,6 @@ def test_evaluations_that_seeds_do_not_share_are_no_row(tmp_path):
 
 def test_names_with_commas_and_brackets_are_folders(tmp_path):
     folder = make_run(tmp_path / "combiner=ls,seeds=[0]", "ls", [0])
-    assert find_runs(str(folder)) == [folder]
+    assert find_runs(str(folder), []) == [folder]
     other = make_run(tmp_path / "b", "ls", [1])
-    assert find_runs(f"{other},{tmp_path}") == [other, folder]
+    assert find_runs(f"{other},{tmp_path}", []) == [other, folder]
