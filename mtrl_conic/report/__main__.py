@@ -93,7 +93,7 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
         folder.mkdir(exist_ok=True)
         write_csv(section, content.rows, folder)
         for picture in content.pictures:
-            save(picture, colours, [method.label for method in section.methods], folder)
+            save(picture, colours, folder)
         contents.append(content)
     (options.out / "index.html").write_text(render(contents, notes, colours, command, count), encoding="utf-8")
 

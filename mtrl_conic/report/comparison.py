@@ -39,7 +39,9 @@ def _profile(section: Section, colours: Colours) -> Picture:
     caption = (
         "Share of single results (one task, one seed) with a final success above τ. The higher curve is the better one."
     )
-    return Picture("profile", "Performance profile", caption, [Panel("Performance profile", alt, draw)], 1)
+    return Picture(
+        "profile", "Performance profile", caption, [Panel("Performance profile", alt, draw)], 1, section.labels
+    )
 
 
 @cache
@@ -87,4 +89,4 @@ def _improvement(section: Section) -> Picture:
         draw,
         (4.3 + 0.04 * max(0, longest - 48), 1.1 + height * len(compared)),
     )
-    return Picture("improvement", "Probability of improvement", caption, [panel], 1, legend=False)
+    return Picture("improvement", "Probability of improvement", caption, [panel], 1)

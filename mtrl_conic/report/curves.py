@@ -36,7 +36,7 @@ def _curves(section: Section, colours: Colours) -> Picture:
         " seeds, where there are few. With two or three seeds a band is narrower than it should be."
     )
     columns = 2 if len(section.tasks) in (2, 4) else 3 if len(section.tasks) < 10 else 5
-    return Picture("curves", "Learning curves", caption, panels, columns, wide=True)
+    return Picture("curves", "Learning curves", caption, panels, columns, section.labels, wide=True)
 
 
 def _curve_panel(
@@ -145,7 +145,7 @@ def _wall_clock(section: Section, colours: Colours) -> Picture:
         " where these are the same (table of origins)."
     )
     alt = f"Success rate over training time. The runs took: {taken}."
-    return Picture("wall_clock", "Wall-clock time", caption, [Panel("Success over time", alt, draw)], 1)
+    return Picture("wall_clock", "Wall-clock time", caption, [Panel("Success over time", alt, draw)], 1, section.labels)
 
 
 def _time_unit(methods: Sequence[Method]) -> tuple[str, float]:

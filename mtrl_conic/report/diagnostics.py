@@ -63,10 +63,13 @@ def _over_time(section: Section, colours: Colours, name: str) -> Picture | None:
     if not panels:
         return None
     caption = _ABOUT[name] + " Single updates, averaged within pieces of time; mean and 95 % interval over seeds."
-    without = [m.label for m in section.methods if not any(m.traces(f"{network}/{name}") for network in NETWORKS)]
+    drawn = tuple(m.label for m in section.methods if any(m.traces(f"{network}/{name}") for network in NETWORKS))
+    without = [label for label in section.labels if label not in drawn]
     if without:
         caption += f" No such record: {', '.join(without)} (methods that build no Jacobian have none)."
-    return Picture(name, f"{'Cosine' if name == 'cosine' else 'Conflict rate'} over time", caption, panels)
+    return Picture(
+        name, f"{'Cosine' if name == 'cosine' else 'Conflict rate'} over time", caption, panels, legend=drawn
+    )
 
 
 def _lines(axis: Any, found: dict[str, tuple[Array, Array]], colours: Colours, name: str) -> None:
@@ -96,7 +99,7 @@ def _weights(section: Section) -> Picture | None:
         "The weight of each task's gradient in the direction, as a share of all (absolute) weights times the number of"
         " tasks: 1 is an equal share. Mean over seeds. Methods that act on single elements of the Jacobian record none."
     )
-    return Picture("weights", "Task weights over time", caption, panels, 2, legend=False)
+    return Picture("weights", "Task weights over time", caption, panels)
 
 
 def shares(weights: Array) -> Array:

@@ -49,8 +49,8 @@ class Method:
         return {seed: run.curves[seed] for seed, run in self.runs.items()}
 
     def traces(self, key: str) -> list[Trace]:
-        """A diagnostic, such as "critic/cosine", of the seeds that have it."""
-        found = (run.traces.get(seed, {}).get(key) for seed, run in self.runs.items())
+        """A diagnostic, such as "critic/cosine", of the seeds that count and have it."""
+        found = (self.runs[seed].traces.get(seed, {}).get(key) for seed in self.seeds)
         return [trace for trace in found if trace is not None]
 
     @property
@@ -73,6 +73,11 @@ class Section:
     slug: str
     tasks: tuple[str, ...]
     methods: list[Method] = field(default_factory=list)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of its methods."""
+        return tuple(method.label for method in self.methods)
 
 
 def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[Section]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class Picture:
         caption: below it.
         panels: at least one.
         columns: of the file's grid.
-        legend: whether its lines are methods.
+        legend: the methods that its lines are, if they are.
         wide: whether the first panel spans the file's first row.
     """
 
@@ -90,7 +90,7 @@ class Picture:
     caption: str
     panels: list[Panel]
     columns: int = 2
-    legend: bool = True
+    legend: tuple[str, ...] = ()
     wide: bool = False
 
 
@@ -133,7 +133,7 @@ def _variables() -> dict[str, str]:
     }
 
 
-def save(picture: Picture, colours: Colours, labels: Iterable[str], folder: Path) -> list[Path]:
+def save(picture: Picture, colours: Colours, folder: Path) -> list[Path]:
     """Write a picture as PNG and SVG, in light colours, with a legend of its own; returns the files."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def save(picture: Picture, colours: Colours, labels: Iterable[str], folder: Path
             panel.draw(axis)
             axis.set_title(panel.title, loc="left", fontweight="bold")
         if picture.legend:
-            lines = [Line2D([], [], linewidth=2.2, label=label, **colours.line(label)) for label in labels]
+            lines = [Line2D([], [], linewidth=2.2, label=label, **colours.line(label)) for label in picture.legend]
             figure.legend(handles=lines, loc="outside lower center", ncols=max(1, int(width / 2.2)), frameon=False)
         files = [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg")]
         figure.savefig(files[0], dpi=130)

@@ -123,9 +123,13 @@ class TestNormal:
         assert {line["method"].split()[0] for line in lines if line["cosine"]} == {"ConicGrad", "CAGrad"}
 
     def test_methods_without_a_jacobian_have_no_cosine(self, normal):
-        _, page = normal
+        root, page = normal
         captions = re.findall(r"No such record: ([^(]*)\(", page)
         assert len(captions) == 2  # cosine and conflict
+        for name in ("cosine", "conflict"):
+            text = (root / "out" / "mt10_v2_goals0" / f"{name}.svg").read_text()
+            assert "CAGrad" in text
+            assert ">LS" not in text
         assert all("LS" in text and "CAGrad" not in text for text in captions)
 
     def test_it_is_the_same_again(self, normal, tmp_path):
