@@ -30,6 +30,7 @@ SIDEWAYS = {
     ("combiners", "combiners"),
     ("toy", "toy"),
     ("benchmark", "benchmark"),
+    ("report", "report"),
     ("__init__", "backward"),  # only when a user asks the package for it
     ("__init__", "policy"),
 }

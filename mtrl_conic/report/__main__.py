@@ -1,0 +1,102 @@
+"""Tables and pictures of any number of runs: `python -m mtrl_conic.report runs=runs/sweep out=report`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtrl_conic.report.options import Options, ReportError, find_runs, parse
+
+if TYPE_CHECKING:
+    from mtrl_conic.report.grouping import Section
+
+USAGE = """\
+usage: python -m mtrl_conic.report runs=FOLDERS out=FOLDER [steps=N]
+
+Reads the records of runs (config.yaml, provenance.json, evaluations.jsonl, metrics.jsonl) and writes a page
+and, for each protocol, its tables as CSV and its pictures as PNG and SVG:
+  out/index.html    one file that needs no network
+  out/<protocol>/   table.csv tasks.csv improvement.csv curves.csv diagnostics.csv, curves.png curves.svg ...
+
+  runs=FOLDERS   run folders, folders that hold some at any depth, or globs in quotes; separated by commas
+  out=FOLDER     made if need be; files of an earlier report in it are replaced
+  steps=N        compare at the last evaluation up to N steps a task (the end of each run)
+
+Seeds of one method may lie in one run folder or in several. Runs of different protocols (environment settings
+or tasks) get tables of their own. What is damaged, missing or unfinished is named on the page and on stderr.
+
+exit status: 0 done, 2 bad input or nothing that can be used, 1 other
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE, end="")
+        return 0
+    try:
+        options = parse(arguments)
+        notes: list[str] = []
+        folders = find_runs(options.runs, notes)
+        return _report(options, folders, notes, arguments)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _report(options: Options, folders: list[Path], notes: list[str], arguments: list[str]) -> int:
+    from mtrl_conic.report.grouping import sections
+    from mtrl_conic.report.reading import read_run
+
+    runs = [run for folder in folders if (run := read_run(folder, notes)) is not None]
+    found = sections(runs, options.steps, notes)
+    if not found:
+        more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+        raise ReportError(f"runs={options.runs}: nothing that can be used; {notes[0]}{more}")
+    _make_folder(options.out)
+    command = shlex.join(["python", "-m", "mtrl_conic.report", *arguments])
+    _write(options, found, notes, command, len(folders))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"report of {len(folders)} run folder{'s' * (len(folders) > 1)}: {options.out / 'index.html'}")
+    return 0
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ReportError(f"out={out}: cannot be written ({error.strerror})") from error
+
+
+def _write(options: Options, found: list[Section], notes: list[str], command: str, count: int) -> None:
+    from mtrl_conic.report import tables
+    from mtrl_conic.report.comparison import comparisons
+    from mtrl_conic.report.curves import curves
+    from mtrl_conic.report.diagnostics import diagnostics
+    from mtrl_conic.report.files import write_csv
+    from mtrl_conic.report.page import Content, render
+    from mtrl_conic.report.style import Colours, save
+
+    colours = Colours(tuple(sorted({method.label for section in found for method in section.methods})))
+    contents = []
+    for section in found:
+        pictures = [picture for draw in (curves, comparisons, diagnostics) for picture in draw(section, colours)]
+        content = Content(section, tables.rows(section, options.steps), pictures)
+        folder = options.out / section.slug
+        folder.mkdir(exist_ok=True)
+        write_csv(section, content.rows, folder)
+        for picture in content.pictures:
+            save(picture, colours, folder)
+        contents.append(content)
+    (options.out / "index.html").write_text(render(contents, notes, colours, command, count), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The numbers of a section as CSV files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtrl_conic.report import statistics, tables
+from mtrl_conic.report.comparison import pairs
+from mtrl_conic.report.grouping import Section
+from mtrl_conic.report.reading import NETWORKS
+
+
+def write_csv(section: Section, results: list[tables.Row], folder: Path) -> list[Path]:
+    """Write table.csv, tasks.csv, improvement.csv, curves.csv and diagnostics.csv; returns the files."""
+    contents = {
+        "table": _main(section, results),
+        "tasks": _tasks(section),
+        "improvement": _improvement(section),
+        "curves": _curves(section),
+        "diagnostics": _diagnostics(section),
+    }
+    files = []
+    for name, lines in contents.items():
+        files.append(folder / f"{name}.csv")
+        with files[-1].open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
+    return files
+
+
+Lines = list[list[Any]]
+
+
+def _main(section: Section, results: list[tables.Row]) -> Lines:
+    names = "method final_success final_standard_error best_success best_standard_error best_step iqm iqm_low iqm_high"
+    lines: Lines = []
+    for row in results:
+        numbers = [row.final.mean, row.final.error, row.best.mean, row.best.error, row.best_step, row.iqm]
+        bounds = row.interval or (None, None)
+        where = tables.origin(row.method, section)
+        lines.append([row.method.label, *numbers, *bounds, "; ".join(row.remarks), *where.values()])
+        header = [*names.split(), "remarks", *(key.replace(" ", "_") for key in where)]
+    return [header, *lines]
+
+
+def _tasks(section: Section) -> Lines:
+    lines: Lines = [["method", "task", "final_success", "standard_error", *("low", "high"), "seeds"]]
+    for method in section.methods:
+        for column, task in enumerate(section.tasks):
+            values = method.final[:, column]
+            interval = statistics.stratified_interval(values[:, None], lambda drawn: drawn.mean((1, 2))) or ("", "")
+            result = tables.estimate(values)
+            lines.append([method.label, task, result.mean, result.error, *interval, len(values)])
+    return lines
+
+
+def _improvement(section: Section) -> Lines:
+    lines: Lines = [["x", "y", "probability_x_above_y", "low", "high"]]
+    for first, second, probability, interval in pairs(section):
+        lines.append([first.label, second.label, probability, *(interval or ("", ""))])
+    return lines
+
+
+def _curves(section: Section) -> Lines:
+    lines: Lines = [["method", "seed", "counted", "step", "wall_seconds", "episodes", "success_rate", *section.tasks]]
+    for method in section.methods:
+        for seed, curve in method.curves.items():
+            for step, wall, episodes, success in zip(
+                curve.steps.tolist(), curve.wall_seconds.tolist(), curve.episodes.tolist(), curve.success, strict=True
+            ):
+                shared = [step, "" if np.isnan(wall) else wall, episodes, float(success.mean())]
+                lines.append([method.label, seed, int(seed in method.seeds), *shared, *success.tolist()])
+    return lines
+
+
+def _diagnostics(section: Section) -> Lines:
+    lines: Lines = [
+        ["method", "seed", "network", "step", "cosine", "conflict", *(f"weight/{t}" for t in section.tasks)]
+    ]
+    for method in section.methods:
+        for seed, run in method.runs.items():
+            for network in NETWORKS:
+                by_step: dict[int, dict[str, Any]] = {}
+                for name in ("cosine", "conflict", "weight"):
+                    steps, values = run.traces.get(seed, {}).get(f"{network}/{name}", ((), ()))
+                    for step, value in zip(steps, values, strict=True):
+                        by_step.setdefault(int(step), {})[name] = value.tolist()
+                for step, found in sorted(by_step.items()):
+                    weights = found.get("weight", [""] * len(section.tasks))
+                    numbers = [found.get("cosine", ""), found.get("conflict", "")]
+                    lines.append([method.label, seed, network, step, *numbers, *weights])
+    return lines

@@ -1,0 +1,182 @@
+"""What may share a table, and what makes a method: runs are told apart by their settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mtrl_conic.agent import AgentConfig
+from mtrl_conic.envs import EnvConfig
+from mtrl_conic.report.reading import Run
+
+Settings = dict[str, str]
+
+# Settings of the environments that change how fast a run is, not what it is asked to do.
+_EXECUTION = ("workers", "timeout", "fast", "num_envs_per_task")
+# Settings outside of env, agent and combiner that a method learns by.
+_LEARNING = ("warmup_steps", "batch_size_per_task", "capacity_per_task", "updates_per_step")
+
+
+def protocol_of(run: Run) -> Settings:
+    """What must be equal for two runs to share a table: all settings of the environments, and the tasks.
+
+    Settings that a run's version did not know yet have their defaults; those that only change the speed are left out.
+    A setting added to `EnvConfig` is part of it without a change here.
+    """
+    env = _with_defaults(run.config["env"], EnvConfig)
+    found = {f"env.{key}": _text(value) for key, value in env.items() if key not in _EXECUTION}
+    return found | {"tasks": ", ".join(sorted(run.tasks))}
+
+
+def method_of(run: Run) -> Settings:
+    """What makes two runs the same method: combiner, agent, and the other settings it learns by."""
+    combiner, agent = dict(run.config["combiner"]), run.config.get("agent", {})
+    found = {f"combiner.{key}": value for key, value in (_signature(combiner["_target_"]) | combiner).items()}
+    found |= {f"agent.{key}": value for key, value in _with_defaults(agent, AgentConfig).items()}
+    found |= {key: run.config.get(key) for key in _LEARNING}
+    found["env.num_envs_per_task"] = run.config["env"].get("num_envs_per_task", 1)
+    return {key: _text(value) for key, value in found.items()}
+
+
+def combiner_name(method: Mapping[str, str]) -> str:
+    """The class' name, as papers write it; with TorchJD's the aggregator's."""
+    name = method["combiner._target_"].rpartition(".")[2]
+    return f"{name} {method['combiner.aggregator']}" if "combiner.aggregator" in method else name
+
+
+def labels(methods: Iterable[Settings]) -> list[str]:
+    """A name for each of several distinct methods: the combiner and what sets it apart.
+
+    Named are settings of the combiner in which methods of that name differ, and all others where a method departs
+    from most.
+    """
+    methods = list(methods)
+    names = [combiner_name(method) for method in methods]
+    result = []
+    for method, name in zip(methods, names, strict=True):
+        alike = [other for other, its_name in zip(methods, names, strict=True) if its_name == name]
+        words = [
+            f"{_short(key)}={value}"
+            for key, value in method.items()
+            if key != "combiner.aggregator"
+            and (_differs(key, alike) if _is_own(key) else usual(other.get(key) for other in methods) != value)
+        ]
+        result.append(" ".join([name, *words]))
+    return result
+
+
+def differing(method: Settings, methods: Sequence[Settings]) -> list[str]:
+    """The settings of a method, as "name=value", in which `methods` differ."""
+    shared = [key for key in method if _differs(key, methods) and not key.startswith("combiner.")]
+    alike = [other for other in methods if other["combiner._target_"] == method["combiner._target_"]]
+    own = [key for key in method if key.startswith("combiner.") and _differs(key, alike)]
+    return [f"{_short(key)}={method[key]}" for key in (*own, *shared)]
+
+
+def usual(values: Iterable[Any]) -> Any:
+    """The value of more than half; None where there is none."""
+    values = list(values)
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _differs(key: str, methods: Iterable[Settings]) -> bool:
+    return len({method.get(key) for method in methods}) > 1
+
+
+def _is_own(key: str) -> bool:
+    return key.startswith("combiner.") or key == "steps_per_task"
+
+
+def _short(key: str) -> str:
+    return key if key == "combiner._target_" else key.rpartition(".")[2]
+
+
+def title(protocol: Mapping[str, str], tasks: tuple[str, ...]) -> str:
+    """A heading such as "MT10, Meta-World V3, reward v2, goal seed 0"."""
+    name = protocol["env.name"]
+    if name == "toy":
+        return "Toy environment"
+    words = [name.upper(), "Meta-World V3", f"reward {protocol['env.reward_version']}"]
+    if len(tasks) == 1:
+        words.insert(1, tasks[0])
+    return ", ".join([*words, f"goal seed {protocol['env.goal_seed']}"])
+
+
+def sentence(protocol: Mapping[str, str], tasks: tuple[str, ...]) -> str:
+    """The protocol in words, with the lengths and sizes of the environments where this version knows them."""
+    known = _sizes(protocol["env.name"], protocol)
+    extra = [
+        f"{key.removeprefix('env.')} {value}"
+        for key, value in protocol.items()
+        if key.startswith("env.") and key not in ("env.name", *_SAID) and value != "null"
+    ]
+    said = [] if protocol["env.name"] == "toy" else [f"reward {protocol['env.reward_version']}"]
+    return ", ".join([f"{len(tasks)} task{'s' * (len(tasks) > 1)}", *said, *known, *extra])
+
+
+_SAID = ("env.reward_version", "env.goal_seed", "env.horizon", "env.task")
+
+
+def _sizes(name: str, protocol: Mapping[str, str]) -> list[str]:
+    if name == "toy":
+        from mtrl_conic.envs.toy import ToySpec
+
+        spec = ToySpec()
+        goals, horizon, observed = spec.num_goals, spec.horizon, spec.observation_size
+        seeded = ""
+    else:
+        from mtrl_conic.envs import metaworld
+
+        goals, horizon, observed = metaworld.NUM_GOALS, metaworld.HORIZON, metaworld.OBSERVATION_SIZE
+        seeded = f" (goal seed {protocol['env.goal_seed']})"
+    steps = protocol.get("env.horizon", horizon)
+    return [
+        f"{goals} goals a task{seeded}, one drawn at each reset of training",
+        f"episodes of {steps} steps",
+        f"{observed} numbers observed",
+    ]
+
+
+def slug(protocol: Mapping[str, str]) -> str:
+    """A folder name for the protocol's tables and pictures, such as "mt10_v2_goals0"."""
+    name = protocol["env.name"]
+    words = [name] if name == "toy" else [name, protocol["env.reward_version"], f"goals{protocol['env.goal_seed']}"]
+    if name == "mt1":
+        words.insert(1, protocol["env.task"])
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(words)).strip(".") or "protocol"
+
+
+def _with_defaults(stored: Mapping[str, Any], schema: Any) -> dict[str, Any]:
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(schema)}
+    known = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
+    return known | dict(stored)
+
+
+def _signature(target: str) -> dict[str, Any]:
+    """Defaults of a combiner of this package; a user's own file is not imported for a report."""
+    module, _, name = target.rpartition(".")
+    if not module.startswith("mtrl_conic."):
+        return {}
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return {}  # of another version
+    return {key: entry.default for key, entry in parameters.items() if entry.default is not entry.empty}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, float) and not isinstance(value, bool):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(entry) for entry in value)}]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
