@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def parse(arguments: Sequence[str], readers: Mapping[str, Reader], required: Seq
         if key.startswith("-") or not equals:
             raise ConfigError(f"{argument}: not of the form key=value; --help lists the keys")
         if key not in readers:
-            raise ConfigError(f"{key}: no such key{_closest(key, readers)}")
+            raise ConfigError(f"{key}: no such setting{_closest(key, readers)}")
         if key in values:
             raise ConfigError(f"{argument}: {key} is given twice")
         try:
@@ -54,12 +55,16 @@ def text(value: str) -> str:
 
 
 def whole(low: int) -> Reader:
-    """Reads a whole number of at least `low`."""
+    """Reads a whole number of at least `low`, also one such as 2e6."""
 
     def read(value: str) -> int:
-        if not (value.isascii() and value.isdecimal() and int(value) >= low):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (number >= low and number.is_integer()):
             raise ValueError(f"must be a whole number of at least {low}")
-        return int(value)
+        return int(number)
 
     return read
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtrl_conic.report.options import Options, ReportError, find_runs, parse
+from mtrl_conic.config import ConfigError
+from mtrl_conic.report.options import Options, find_runs, parse
 
 if TYPE_CHECKING:
     from mtrl_conic.report.grouping import Section
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notes: list[str] = []
         folders = find_runs(options.runs, notes)
         return _report(options, folders, notes, arguments)
-    except ReportError as error:
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -57,7 +58,7 @@ def _report(options: Options, folders: list[Path], notes: list[str], arguments: 
     found = sections(runs, options.steps, notes)
     if not found:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
-        raise ReportError(f"runs={options.runs}: nothing that can be used; {notes[0]}{more}")
+        raise ConfigError(f"runs={options.runs}: nothing that can be used; {notes[0]}{more}")
     _make_folder(options.out)
     command = shlex.join(["python", "-m", "mtrl_conic.report", *arguments])
     _write(options, found, notes, command, len(folders))
@@ -72,7 +73,7 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise ReportError(f"out={out}: cannot be written ({error.strerror})") from error
+        raise ConfigError(f"out={out}: cannot be written ({error.strerror})") from error
 
 
 def _write(options: Options, found: list[Section], notes: list[str], command: str, count: int) -> None:

@@ -283,7 +283,7 @@ BAD = {
     "old use": (["run=RUNS", "out=OUT"], "run: no such setting (did you mean runs?)"),
     "no key": (["RUNS", "out=OUT"], "not of the form key=value"),
     "no out": (["runs=RUNS"], "out=... is missing"),
-    "twice": (["runs=RUNS", "runs=RUNS", "out=OUT"], "runs: given twice"),
+    "twice": (["runs=RUNS", "runs=RUNS", "out=OUT"], "runs is given twice"),
     "empty": (["runs=", "out=OUT"], "runs=: must not be empty"),
     "steps": (["runs=RUNS", "out=OUT", "steps=1.5"], "steps=1.5: must be a whole number of at least 1"),
     "no folder": (["runs=RUNS,nowhere", "out=OUT"], "runs=nowhere: no such folder"),
