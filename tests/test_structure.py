@@ -11,10 +11,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 
 # A module may import from its own level's entry only where listed, and from all levels below.
 LEVELS = [
-    {"train", "report", "benchmark", "toy"},
+    {"train", "report", "benchmark", "toy", "sweep"},
+    {"multirun"},
+    {"session"},
+    {"continuation"},
     {"trainer", "run_folder", "compose"},
     {"config", "logging", "checkpoint", "metrics"},
-    {"agent", "backward", "evaluation"},
+    {"agent", "backward", "evaluation", "wandb_logging"},
     {"combiners", "losses", "replay"},
     {"jacobian"},
     {"networks", "envs"},
