@@ -104,24 +104,29 @@ class TensorBoard:
 
 
 def _overview(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """The charts of the tab "Custom Scalars": all tasks in one."""
+    """The tab "Custom Scalars": what matters on one page, a chart a task, the seeds and their mean in each."""
 
     def chart(key: str) -> list[Any]:
-        return ["Multiline", [re.escape(f"{key}/{task}") + "$" for task in tasks]]
+        return ["Multiline", [re.escape(key) + "$"]]
 
     networks = ("critic", "actor")
+    single = {"cosine": "cosine with the mean gradient", "conflict": "share of conflicting pairs"}
     return {
-        "success": {
-            "mean over tasks": ["Multiline", ["eval/success_rate$"]],
-            "evaluation, by task": chart("eval/success_rate"),
-            "training episodes, by task": chart("train/success"),
+        "success rate": {
+            "mean over tasks": chart("eval/success_rate"),
+            **{task: chart(f"eval/success_rate/{task}") for task in tasks},
         },
         "combiner": {
-            **{f"{name}: weights, by task": chart(f"combiner/{name}/weight") for name in networks},
-            "cosine with the mean gradient": ["Multiline", [f"combiner/{name}/cosine$" for name in networks]],
-            "conflicting pairs of tasks": ["Multiline", [f"combiner/{name}/conflict$" for name in networks]],
+            f"{network}: {title}": chart(f"combiner/{network}/{key}")
+            for key, title in single.items()
+            for network in networks
         },
-        "losses": {f"{name}, by task": chart(f"loss/{name}") for name in networks},
+        **{
+            f"weight of each task's {network} gradient": {
+                task: chart(f"combiner/{network}/weight/{task}") for task in tasks
+            }
+            for network in networks
+        },
     }
 
 
