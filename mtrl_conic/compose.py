@@ -170,7 +170,11 @@ def _change(stored: DictConfig, key: str, value: Any) -> None:
 
 
 _MISSING = object()
-_LAUNCHER_EXTRAS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
+_SWEEP = 'pip install "mtrl_conic[sweep]"'
+_LAUNCHERS = {
+    **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), _SWEEP),
+    "ray": 'pip install "mtrl_conic[ray]", then pip install --no-deps hydra-ray-launcher',
+}
 
 
 def _accept_whole_floats(plain: Any, schema: Any) -> None:
@@ -206,9 +210,8 @@ def _explain_composition(error: Exception) -> str:
         group, _, name = match[1].rpartition("/")
         listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
         options = ", ".join(line.strip() for line in listed[1].splitlines()) if listed else "those in configs/"
-        extra = _LAUNCHER_EXTRAS.get(name) if group == "hydra/launcher" else None
-        install = f"""; for this one: pip install "mtrl_conic[{extra}]\"""" if extra else ""
-        return f"{group}={name}: no such choice; there are {options}{install}"
+        how = _LAUNCHERS.get(name) if group == "hydra/launcher" else None
+        return f"{group}={name}: no such choice; there are {options}{f'; for this one: {how}' if how else ''}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1])
     if match := re.search(r"full_key: (\S+)", text):
