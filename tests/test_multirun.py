@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from conftest import TOY, environment, records, run_command
+from conftest import TOY, command, environment, records, run_command
 
 from mtrl_conic.multirun import run_one
 from mtrl_conic.train import main
@@ -73,8 +76,6 @@ def test_started_again_it_does_what_is_missing(tmp_path, capsys, monkeypatch):
 
 def main_here(arguments: list[str]) -> int:
     """The command in this process, its signal handlers put back."""
-    import signal
-
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return main(arguments)
@@ -98,6 +99,32 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, capfd, monkeypatch):
     assert error[-1] == "failed with exit status 2: sweep/combiner=ls,seeds=0"
     assert "in use by another process" in error[0]
     assert records(tmp_path / "sweep" / "combiner=ls,seeds=1")
+
+
+def test_ctrl_c_ends_the_sweep_with_a_checkpoint(tmp_path):
+    arguments = ["-m", *TOY, "steps_per_task=1000000", "combiner=ls,conicgrad", "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = tmp_path / "sweep" / "combiner=ls"
+    limit = time.monotonic() + 100
+    while not ((run / "evaluations.jsonl").exists() and records(run)):
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    stopped = re.search(r"stopped at step (\d+)", error)
+    assert stopped, error
+    assert (run / "checkpoints" / f"step_{stopped[1]}.pt").is_file()
+    assert not (tmp_path / "sweep" / "combiner=conicgrad").exists()
 
 
 def test_joblib(tmp_path):
@@ -170,8 +197,6 @@ def test_slurm_with_stand_ins_for_its_commands(tmp_path, monkeypatch):
 
 def test_a_job_keeps_the_handler_of_its_runner(tmp_path):
     """A cluster's runner has its own SIGTERM handler; the ones that Python or a shell set are replaced."""
-    import signal
-
     from mtrl_conic.session import Signals
 
     def own(*_):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -130,7 +131,9 @@ def test_ctrl_c_leaves_checkpoints(tmp_path):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert {line["seed"] for line in records(run)} == {3, 4}
-    assert max(int(path.stem[5:]) for path in (run / "checkpoints").glob("step_*.pt")) % 100  # made on the signal
+    stopped = re.search(r"stopped at step (\d+)", err)
+    assert stopped, err
+    assert (run / "checkpoints" / f"step_{stopped[1]}.pt").is_file()
     assert not (tmp_path / "sweep" / "ls" / "seed_5").exists()
 
 
@@ -145,6 +148,13 @@ def test_a_failed_run_is_listed_and_the_others_go_on(tmp_path):
     assert process.stderr.splitlines()[-1].startswith("failed: ls/seed_0: exit status 2, see sweep/ls/seed_0.log")
     assert "in use by another process" in (tmp_path / "sweep" / "ls" / "seed_0.log").read_text()
     assert records(tmp_path / "sweep" / "ls" / "seed_1")
+
+
+def test_out_of_time_is_no_failure(tmp_path):
+    process = run_sweep(tmp_path, "ls", "0", "sweep", *TOY, "steps_per_task=1000000", "max_wall_seconds=0.5")
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.splitlines()[-1] == "out of time, the same command goes on: ls/seed_0"
+    assert list((tmp_path / "sweep" / "ls" / "seed_0" / "checkpoints").glob("step_*.pt"))
 
 
 BAD = {
