@@ -6,11 +6,13 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +25,7 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
 
 # What `resume` may change; a name that ends in a dot stands for all settings below it.
-CHANGEABLE = ("steps_per_task", "device", "cuda_graphs", "env.workers", "eval.", "max_wall_seconds")
+CHANGEABLE = ("steps_per_task", "device", "cuda_graphs", "env.workers", "eval.", "max_wall_seconds", "logger")
 
 
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:
@@ -49,7 +51,7 @@ def resume_config(folder: str, overrides: Sequence[str]) -> TrainConfig:
     """
     run_dir = Path(folder)
     stored = load_stored(run_dir)
-    for override in _parse(overrides):
+    for override in parse(overrides):
         key, value = override.key_or_group, override.value()
         _change(stored, key, value)
     config = typed(stored)
@@ -91,36 +93,69 @@ def typed(config: DictConfig) -> TrainConfig:
 
 
 def _compose(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
+    search = search_path(config_dirs)
+    parse(overrides)
+    with clear_errors(), hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra.compose("train", [*overrides, *search])
+
+
+def search_path(config_dirs: Sequence[str]) -> list[str]:
+    """The override that has Hydra search the folders, if any.
+
+    Raises:
+        ConfigError: one of them does not exist.
+    """
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise ConfigError(f"--config-dir {folder}: no such folder")
-    search = [f"hydra.searchpath=[{','.join(Path(folder).resolve().as_uri() for folder in config_dirs)}]"]
-    _parse(overrides)
+    folders = ",".join(Path(folder).resolve().as_uri() for folder in config_dirs)
+    return [f"hydra.searchpath=[{folders}]"] if folders else []
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what Hydra says of a composition that fails into a `ConfigError` of one line."""
     try:
-        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return hydra.compose("train", [*overrides, *(search if config_dirs else [])])
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain_composition(error)) from error
 
 
-def _parse(overrides: Sequence[str]) -> list[Any]:
+def parse(overrides: Sequence[str], sweeps: bool = False) -> list[Override]:
+    """Parse overrides; several values a setting only where `sweeps` says so.
+
+    Raises:
+        ConfigError: one is not of the form key=value.
+    """
     parser = OverridesParser.create()
-    parsed = []
+    parsed: list[Override] = []
     for text in overrides:
         try:
             parsed += parser.parse_overrides([text])
         except HydraException as error:
             raise ConfigError(f"{text}: not of the form key=value") from error
-        if parsed[-1].is_sweep_override():
-            raise ConfigError(f"{text}: one value a setting; scripts/sweep_seeds.sh runs several")
+        if parsed[-1].is_sweep_override() and not sweeps:
+            raise ConfigError(f"{text}: one value a setting; with --multirun each is a run of its own")
     return parsed
 
 
+def is_changeable(key: str) -> bool:
+    """Whether `resume` may change the setting."""
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE)
+
+
+def refusal(key: str, value: Any, stored: Any) -> str:
+    """The line that refuses another value than the stored one."""
+    names = ", ".join(name + "*" if name.endswith(".") else name for name in CHANGEABLE)
+    has = "" if stored is _MISSING else f", the run has {stored}"
+    return f"{key}={value}: cannot change on resume{has}; only {names} can"
+
+
 def _change(stored: DictConfig, key: str, value: Any) -> None:
-    if any(key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE):
-        if OmegaConf.select(stored, key, default=_MISSING) is _MISSING:
+    if is_changeable(key):
+        if OmegaConf.select(stored, key, default=_MISSING) is _MISSING and key not in _known_keys():
             raise ConfigError(_unknown_key(key))
-        OmegaConf.update(stored, key, value)
+        OmegaConf.update(stored, key, value, force_add=True)
         return
     current = OmegaConf.select(stored, key, default=_MISSING)
     if isinstance(current, DictConfig):  # a group such as combiner=ls: compare what was chosen
@@ -131,14 +166,15 @@ def _change(stored: DictConfig, key: str, value: Any) -> None:
     if current is _MISSING and key != "experiment":
         raise ConfigError(_unknown_key(key))
     if not same:
-        raise ConfigError(
-            f"{key}={value}: cannot change on resume"
-            + (f", the run has {current}" if current is not _MISSING else "")
-            + f"; only {', '.join(name + '*' if name.endswith('.') else name for name in CHANGEABLE)} can"
-        )
+        raise ConfigError(refusal(key, value, current))
 
 
 _MISSING = object()
+_SWEEP = 'pip install "mtrl_conic[sweep]"'
+_LAUNCHERS = {
+    **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), _SWEEP),
+    "ray": 'pip install "mtrl_conic[ray]", then pip install --no-deps hydra-ray-launcher',
+}
 
 
 def _accept_whole_floats(plain: Any, schema: Any) -> None:
@@ -174,7 +210,8 @@ def _explain_composition(error: Exception) -> str:
         group, _, name = match[1].rpartition("/")
         listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
         options = ", ".join(line.strip() for line in listed[1].splitlines()) if listed else "those in configs/"
-        return f"{group}={name}: no such choice; there are {options}"
+        how = _LAUNCHERS.get(name) if group == "hydra/launcher" else None
+        return f"{group}={name}: no such choice; there are {options}{f'; for this one: {how}' if how else ''}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1])
     if match := re.search(r"full_key: (\S+)", text):

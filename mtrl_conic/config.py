@@ -12,6 +12,7 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from mtrl_conic import wandb_logging
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.cores import available_cores
 from mtrl_conic.envs import EnvConfig, task_names
@@ -51,6 +52,7 @@ class TrainConfig:
     cuda_graphs: bool = True
     run_dir: str | None = None
     max_wall_seconds: float | None = None
+    logger: str | None = None
     combiner: dict[str, Any] = field(default_factory=dict)
 
     def make_combiner(self) -> Combiner:
@@ -101,6 +103,7 @@ def validate(config: TrainConfig) -> None:
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{key}={value}: must be a positive number")
     _validate_choices(config)
+    _validate_logger(config.logger)
     _validate_seeds(config.seeds)
     _validate_env(config)
     validate_device(config.device)
@@ -148,6 +151,16 @@ def _validate_choices(config: TrainConfig) -> None:
     sizes = config.agent.hidden_sizes
     if not sizes or min(sizes) < 1:
         raise ConfigError(f"agent.hidden_sizes={sizes}: must be one or more positive widths")
+
+
+def _validate_logger(logger: str | None) -> None:
+    if logger not in (None, "wandb"):
+        raise ConfigError(f"logger={logger}: must be null or wandb")
+    if logger == "wandb":
+        try:
+            wandb_logging.check_access()
+        except RuntimeError as error:
+            raise ConfigError(f"logger=wandb: {error}") from error
 
 
 def _validate_seeds(seeds: list[int]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from mtrl_conic.evaluation import Evaluation
+from mtrl_conic.wandb_logging import WandbWriter
 
 
 class Records:
@@ -55,26 +57,107 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+class Board(Protocol):
+    """What else shows the values as they come."""
+
+    def add(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
+        """Take values [S] each; NaN stands for "nothing to report"."""
+
+    def flush(self) -> None:
+        """Have everything on the disk or on its way."""
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files: a folder a seed, and `mean` where all seeds have a value.
+
+    Args:
+        folder: made when absent.
+        seeds: the S seeds.
+        tasks: the K task names.
+        last_step: events beyond it are hidden; -1 in a new run.
+    """
+
+    def __init__(self, folder: Path, seeds: Sequence[int], tasks: Sequence[str], last_step: int) -> None:
+        purge = last_step + 1 if last_step >= 0 else None
+        self._seeds = [SummaryWriter(str(folder / f"seed_{seed}"), purge_step=purge, flush_secs=30) for seed in seeds]
+        self._mean = SummaryWriter(str(folder / "mean"), purge_step=purge, flush_secs=30)
+        if last_step < 0:
+            self._mean.add_custom_scalars(_overview(tasks))
+
+    def add(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
+        for key, value in values.items():
+            for row, board in enumerate(self._seeds):
+                if np.isfinite(value[row]):
+                    board.add_scalar(key, float(value[row]), step)
+            if np.isfinite(value).all():
+                self._mean.add_scalar(key, float(value.mean()), step)
+
+    def flush(self) -> None:
+        for board in (*self._seeds, self._mean):
+            board.flush()
+
+    def close(self) -> None:
+        for board in (*self._seeds, self._mean):
+            board.close()
+
+
+def _overview(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """The tab "Custom Scalars": what matters on one page, a chart a task, the seeds and their mean in each."""
+
+    def chart(key: str) -> list[Any]:
+        return ["Multiline", [re.escape(key) + "$"]]
+
+    networks = ("critic", "actor")
+    single = {"cosine": "cosine with the mean gradient", "conflict": "share of conflicting pairs"}
+    return {
+        "success rate": {
+            "mean over tasks": chart("eval/success_rate"),
+            **{task: chart(f"eval/success_rate/{task}") for task in tasks},
+        },
+        "combiner": {
+            f"{network}: {title}": chart(f"combiner/{network}/{key}")
+            for key, title in single.items()
+            for network in networks
+        },
+        **{
+            f"weight of each task's {network} gradient": {
+                task: chart(f"combiner/{network}/weight/{task}") for task in tasks
+            }
+            for network in networks
+        },
+    }
+
+
 class RunLogger:
-    """Writes evaluations and training metrics of S seeds to `evaluations.jsonl`, `metrics.jsonl` and TensorBoard.
+    """Writes the evaluations and training metrics of S seeds: the two record files, TensorBoard and `logger`.
 
     Args:
         run_dir: the run folder.
         seeds: the S seeds.
         tasks: the K task names.
         last_step: records beyond this step are removed first; -1 in a new run.
+        last_evaluation: the same for evaluations, which at `last_step` itself may be still to come.
+        logger: "wandb" or None.
     """
 
-    def __init__(self, run_dir: Path, seeds: Sequence[int], tasks: Sequence[str], last_step: int = -1) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        seeds: Sequence[int],
+        tasks: Sequence[str],
+        last_step: int = -1,
+        last_evaluation: int | None = None,
+        logger: str | None = None,
+    ) -> None:
         self.seeds, self.tasks = list(seeds), list(tasks)
-        self.evaluations = Records(run_dir / "evaluations.jsonl", last_step)
+        last_evaluation = last_step if last_evaluation is None else min(last_step, last_evaluation)
+        self.evaluations = Records(run_dir / "evaluations.jsonl", last_evaluation)
         self.training = Records(run_dir / "metrics.jsonl", last_step)
-        purge = last_step + 1 if last_step >= 0 else None
-        folder = run_dir / "tensorboard"
-        self._boards = {
-            seed: SummaryWriter(str(folder / f"seed_{seed}"), purge_step=purge, flush_secs=30) for seed in seeds
-        }
-        self._mean_board = SummaryWriter(str(folder / "mean"), purge_step=purge, flush_secs=30)
+        self._boards: list[Board] = [TensorBoard(run_dir / "tensorboard", seeds, tasks, last_step)]
+        if logger == "wandb":
+            self._boards.append(WandbWriter(run_dir, seeds))
 
     def evaluation(self, step: int, result: Evaluation, wall_seconds: float) -> None:
         """Record an evaluation: a line a seed."""
@@ -112,23 +195,19 @@ class RunLogger:
         self._to_boards(step, flat)
 
     def _to_boards(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
-        for key, value in values.items():
-            for row, seed in enumerate(self.seeds):
-                if np.isfinite(value[row]):
-                    self._boards[seed].add_scalar(key, float(value[row]), step)
-            if np.isfinite(value).all():
-                self._mean_board.add_scalar(key, float(value.mean()), step)
+        for board in self._boards:
+            board.add(step, values)
 
     def flush(self) -> None:
         """Have everything on the disk."""
         for records in (self.evaluations, self.training):
             records.flush()
-        for board in (*self._boards.values(), self._mean_board):
+        for board in self._boards:
             board.flush()
 
     def close(self) -> None:
         self.flush()
         for records in (self.evaluations, self.training):
             records.close()
-        for board in (*self._boards.values(), self._mean_board):
+        for board in self._boards:
             board.close()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from dataclasses import dataclass, field
 
 USAGE = """\
 usage: python -m mtrl_conic.train [--config-dir DIR] [key=value ...]
        python -m mtrl_conic.train resume=RUN_DIR [key=value ...]
+       python -m mtrl_conic.train --multirun key=value,value ... [hydra/launcher=NAME] [hydra.sweep.dir=DIR]
 
 Trains one multi-task SAC agent a seed and writes records, TensorBoard files and checkpoints into a run folder.
 
@@ -30,29 +30,16 @@ settings (default)
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)
   max_wall_seconds=N             stop with a checkpoint after this long
   matmul_precision=highest|high|medium (highest; high is TF32 on a GPU)
+  logger=wandb (null)            Weights & Biases beside TensorBoard and the records
 All settings with their meaning: configs/train.yaml and the folders beside it.
 
-On resume, steps_per_task, device, cuda_graphs, env.workers, eval.* and max_wall_seconds may change. --config-dir adds a
-folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine.
+On resume, steps_per_task, device, cuda_graphs, env.workers, eval.*, max_wall_seconds and logger may change. resume=auto
+with run_dir=RUN_DIR goes on with what is there, or starts. --config-dir adds a folder of your own, so that
+DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one run for each combination of values and,
+started again with the same hydra.sweep.dir, only what is missing: docs/sweeps.md.
 
 exit status: 0 done or out of max_wall_seconds, 2 bad input, 130 or 143 interrupted (with a checkpoint), 1 other
 """
-
-
-class _Signals:
-    """Remembers the first SIGINT or SIGTERM; a second one ends the process in the ordinary way."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def __call__(self) -> bool:
-        return self.received is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,74 +48,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from mtrl_conic.config import ConfigError
 
     try:
-        config_dirs, resume, overrides = _split(arguments)
-        if config_dirs is None:
+        command = _split(arguments)
+        if command is None:
             print(_usage(), end="")
             return 0
-        return _train(config_dirs, resume, overrides)
+        return _run(command)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _train(config_dirs: list[str], resume: str | None, overrides: list[str]) -> int:
-    from mtrl_conic.capture import CaptureError
-    from mtrl_conic.checkpoint import CheckpointError
+@dataclass
+class _Command:
+    """A command line taken apart."""
+
+    config_dirs: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    resume: str | None = None
+    multirun: bool = False
+
+
+def _run(command: _Command) -> int:
     from mtrl_conic.compose import compose_config, resume_config
     from mtrl_conic.config import ConfigError
-    from mtrl_conic.envs.vector import WorkerError
-    from mtrl_conic.run_folder import open_run
-    from mtrl_conic.trainer import NonFiniteError, Trainer
 
-    stopped = _Signals()
-    config = compose_config(overrides, config_dirs) if resume is None else resume_config(resume, overrides)
-    with open_run(config, resume is not None) as run_dir:
-        print(f"run folder: {run_dir}", flush=True)
-        try:
-            trainer = Trainer(config, run_dir, resume is not None)
-        except CheckpointError as error:
-            raise ConfigError(f"resume={resume}: {error}") from error
-        except WorkerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        try:
-            complete = trainer.run(stopped)
-        except (NonFiniteError, WorkerError) as error:
-            print(f"error: {error}; a checkpoint was written: resume={run_dir}", file=sys.stderr)
-            return 1
-        except CaptureError as error:
-            print(
-                f"error: no CUDA graph can be made ({error}); use resume={run_dir} cuda_graphs=false", file=sys.stderr
-            )
-            return 1
-        finally:
-            trainer.close()
-        if not complete:
-            print(f"stopped at step {trainer.step}; continue with resume={run_dir}", file=sys.stderr)
-        return 128 + stopped.received if stopped.received and not complete else 0
+    if command.multirun:
+        from mtrl_conic.multirun import multirun
+
+        if command.resume is not None:
+            raise ConfigError(f"resume={command.resume}: not with --multirun, which resumes what is in hydra.sweep.dir")
+        return multirun(command.overrides, command.config_dirs)
+
+    from mtrl_conic.session import Signals, train, train_or_resume
+
+    stopped = Signals()
+    if command.resume is not None and command.resume != "auto":
+        return train(resume_config(command.resume, command.overrides), True, stopped)
+    config = compose_config(command.overrides, command.config_dirs)
+    if command.resume is None:
+        return train(config, False, stopped)
+    if config.run_dir is None:
+        raise ConfigError("resume=auto: needs run_dir=..., the folder to go on in or to start")
+    return train_or_resume(config, stopped)
 
 
-def _split(arguments: list[str]) -> tuple[list[str] | None, str | None, list[str]]:
-    """Flags, `resume` and the other overrides; None for the flags when help is asked for."""
+def _split(arguments: list[str]) -> _Command | None:
+    """The command; None when help is asked for."""
     from mtrl_conic.config import ConfigError
 
-    config_dirs: list[str] = []
-    overrides: list[str] = []
-    resume: str | None = None
+    command = _Command()
     rest = iter(arguments)
     for argument in rest:
         flag, equals, value = argument.partition("=")
         if flag in ("-h", "--help"):
-            return None, None, []
-        if flag in ("--config-dir", "-cd"):
-            config_dirs.append(value if equals else next(rest, ""))
+            return None
+        if flag in ("-m", "--multirun"):
+            command.multirun = True
+        elif flag in ("--config-dir", "-cd"):
+            command.config_dirs.append(value if equals else next(rest, ""))
         elif flag.startswith("-"):
-            raise ConfigError(f"{argument}: no such option; there are --config-dir and --help")
+            raise ConfigError(f"{argument}: no such option; there are --config-dir, --multirun and --help")
         elif flag == "resume":
-            resume = value
+            command.resume = value
         else:
-            overrides.append(argument)
-    return config_dirs, resume, overrides
+            command.overrides.append(argument)
+    return command
 
 
 def _usage() -> str:

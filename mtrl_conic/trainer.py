@@ -58,7 +58,8 @@ class Trainer:
         self.watch = Stopwatch()
         resuming = resume and self.checkpoints.folder.is_dir()
         state = self._load() if resuming else None
-        self.logger = RunLogger(run_dir, config.seeds, spec.tasks, self.step if resuming else -1)
+        last = self.step if resuming else -1
+        self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
         self.steps = device_steps(self.agent, self.replay, config.batch_size_per_task, config.cuda_graphs)
         timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
         self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)

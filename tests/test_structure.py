@@ -11,12 +11,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 
 # A module may import from its own level's entry only where listed, and from all levels below.
 LEVELS = [
-    {"train", "evaluate", "report", "benchmark", "toy"},
+    {"train", "evaluate", "report", "benchmark", "toy", "sweep"},
+    {"multirun"},
+    {"session"},
+    {"continuation"},
     {"trainer", "run_folder", "policy", "video", "evaluation_record"},
     {"actors", "video_frames"},
     {"compose", "arguments"},
     {"config", "logging", "checkpoint", "metrics", "steps"},
-    {"agent", "backward", "evaluation"},
+    {"agent", "backward", "evaluation", "wandb_logging"},
     {"learner"},
     {"combiners", "losses", "replay", "transfer", "capture"},
     {"jacobian", "products"},

@@ -1,0 +1,119 @@
+"""What a run folder holds and whether a run can go on in it: the logic that sweeps and `resume=auto` share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from mtrl_conic.checkpoint import Checkpoints, RunLocked, lock
+from mtrl_conic.compose import is_changeable, load_stored, refusal, typed
+from mtrl_conic.config import ConfigError, TrainConfig
+from mtrl_conic.logging import read_records
+
+
+class Stage(Enum):
+    """How far a run is."""
+
+    ABSENT = "not begun"
+    UNSTARTED = "killed before its first checkpoint"
+    BEGUN = "to be resumed"
+    COMPLETE = "done"
+
+
+def stage(run_dir: Path, seeds: Sequence[int], steps_per_task: int) -> Stage:
+    """How far the run in a folder is, from its files' names and its evaluations alone.
+
+    A run is complete when every seed has an evaluation at `steps_per_task` or later and so has the newest checkpoint;
+    a run whose checkpoints were deleted afterwards stays complete.
+
+    Raises:
+        ConfigError: the folder holds something else, or evaluations without a checkpoint to go on from.
+    """
+    names = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else set()
+    if not names and (run_dir.is_dir() or not run_dir.exists()):
+        return Stage.ABSENT
+    newest = max(Checkpoints(run_dir / "checkpoints").steps(), default=None)
+    evaluated = {line.get("seed") for line in _lines(run_dir, "evaluations") if line["step"] >= steps_per_task}
+    if set(seeds) <= evaluated and (newest is None or newest >= steps_per_task):
+        return Stage.COMPLETE
+    if newest is not None and "config.yaml" in names:
+        return Stage.BEGUN
+    if not names or names - _OWN_FILES:
+        raise ConfigError(f"run_dir={run_dir}: exists and is not a run folder; choose another")
+    if any(_lines(run_dir, name) for name in ("evaluations", "metrics")):
+        raise ConfigError(f"run_dir={run_dir}: has records but no checkpoint to go on from; move it away to start anew")
+    return Stage.UNSTARTED
+
+
+# All that a run writes before its first checkpoint is whole, and what is there for a moment only.
+_OWN_FILES = {
+    *(".lock", "config.yaml", "config.tmp", "provenance.json", "provenance.tmp", "checkpoints", "tensorboard"),
+    *("evaluations.jsonl", "evaluations.tmp", "metrics.jsonl", "metrics.tmp", "wandb"),
+}
+
+
+def look(config: TrainConfig) -> Stage:
+    """How far the run of `config` is in its `run_dir`; nothing is changed.
+
+    Raises:
+        ConfigError: the run there has other settings, or see `stage`.
+    """
+    assert config.run_dir is not None
+    run_dir = Path(config.run_dir)
+    found = stage(run_dir, config.seeds, config.steps_per_task)
+    if found in (Stage.BEGUN, Stage.COMPLETE):
+        _check_same(config, run_dir)
+    return found
+
+
+def prepare(config: TrainConfig) -> Stage:
+    """`look`, and remove what a run killed before its first checkpoint left.
+
+    Raises:
+        ConfigError: as `look`, or another process works in the folder.
+    """
+    found = look(config)
+    if found is Stage.UNSTARTED:
+        assert config.run_dir is not None
+        _clear(Path(config.run_dir))
+    return found
+
+
+def _clear(run_dir: Path) -> None:
+    try:
+        descriptor = lock(run_dir)
+    except RunLocked as error:
+        raise ConfigError(f"run_dir={error}") from error
+    try:
+        for path in run_dir.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _check_same(config: TrainConfig, run_dir: Path) -> None:
+    stored, wanted = (dict(_flat(asdict(each))) for each in (typed(load_stored(run_dir)), config))
+    for key in [*wanted, *(key for key in stored if key not in wanted)]:
+        if key != "run_dir" and not is_changeable(key) and stored.get(key) != wanted.get(key):
+            raise ConfigError(f"{run_dir}: {refusal(key, wanted.get(key), stored.get(key))}")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _lines(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    path = run_dir / f"{name}.jsonl"
+    return read_records(path) if path.is_file() else []

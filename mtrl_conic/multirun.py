@@ -1,0 +1,213 @@
+"""`--multirun`: the runs that Hydra's sweep syntax lists, given to one of Hydra's launchers.
+
+Hydra composes the settings and its launchers start the runs. In between, each run's settings are checked, and runs that
+are complete in the sweep's folder are left out: the same command, started again, does what is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mtrl_conic.compose import CONFIG_DIR, clear_errors, parse, search_path, typed
+from mtrl_conic.config import ConfigError, TrainConfig, first_line, validate
+from mtrl_conic.continuation import Stage, look
+from mtrl_conic.session import Signals, train_or_resume
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep: its settings and the overrides that give them."""
+
+    overrides: list[str]
+    config: TrainConfig
+    stage: Stage
+
+
+class Stopped(BaseException):
+    """A signal ended the sweep; no `Exception`, so that launchers do not go on with the next run."""
+
+
+def multirun(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
+    """Do what is missing of a sweep; returns the exit status.
+
+    Args:
+        overrides: as on the command line, with Hydra's sweep syntax (`combiner=ls,conicgrad seeds=[0],[1]`).
+        config_dirs: folders searched beside the package's own.
+
+    Raises:
+        ConfigError: a run, the launcher or the sweep's folder cannot be used; nothing was written.
+    """
+    search = search_path(config_dirs)
+    names = _names_of_folders(overrides)
+    with hydra.initialize_config_dir(str(CONFIG_DIR), job_name="mtrl_conic", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        with clear_errors():
+            master = loader.load_configuration("train", [*overrides, *search, *names], RunMode.MULTIRUN)
+            launcher = _launcher(loader, master)
+            runs = _runs(loader, master)
+        return _launch(launcher, master, runs)
+
+
+def run_one(settings: DictConfig) -> int:
+    """Train or resume one run, in whatever process the launcher chose; returns the exit status."""
+    stopped = _signals()
+    if stopped():
+        raise Stopped
+    folder = HydraConfig.get().runtime.output_dir
+    try:
+        config = typed(settings)
+        config.run_dir = folder
+        validate(config)
+        with _command_line([*HydraConfig.get().overrides.task, f"run_dir={folder}"]):
+            status = train_or_resume(config, stopped)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception:  # one broken run must not end the others
+        traceback.print_exc()
+        return 1
+    if stopped():
+        raise Stopped
+    return status
+
+
+@functools.cache
+def _signals() -> Signals:
+    """One a process: the runs of a sweep may share it."""
+    return Signals()
+
+
+@contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """Let the provenance say how to start this run alone."""
+    before = sys.argv
+    sys.argv = ["train.py", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _names_of_folders(overrides: Sequence[str]) -> list[str]:
+    """Run folders are named by what differs, and by combiner and seeds wherever they are given."""
+    parsed = parse(overrides, sweeps=True)
+    for override in parsed:
+        if override.key_or_group == "run_dir":
+            raise ConfigError(f"{override.input_line}: with --multirun the folder is hydra.sweep.dir=...")
+    same = [
+        override.key_or_group
+        for override in parsed
+        if not override.is_sweep_override() and override.key_or_group not in ("combiner", "seeds")
+    ]
+    keys = ",".join(key for key in same if not key.startswith(("hydra.", "hydra/")))
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"]
+
+
+def _launcher(loader: ConfigLoader, master: DictConfig) -> Launcher:
+    target = str(master.hydra.launcher._target_)
+    if target.endswith("SlurmLauncher") and shutil.which("srun") is None:
+        raise ConfigError("hydra/launcher=submitit_slurm: there is no srun on this machine; start on a login node")
+    context = HydraContext(config_loader=loader, callbacks=Callbacks(master))
+    try:
+        return Plugins.instance().instantiate_launcher(context, run_one, master)
+    except ImportError as error:
+        raise ConfigError(f"hydra/launcher: {first_line(error)}") from error
+
+
+def _runs(loader: ConfigLoader, master: DictConfig) -> list[Run]:
+    """All runs, each composed and checked."""
+    if not str(master.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        raise ConfigError("hydra/sweeper: only basic; runs are listed before the first one starts")
+    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+    runs: dict[str, Run] = {}
+    for number, overrides in enumerate(_products([*params, *master.hydra.overrides.task])):
+        settings = loader.load_sweep_config(master, overrides)
+        with open_dict(settings):
+            settings.hydra.job.num = settings.hydra.job.id = number
+        HydraConfig.instance().set_config(settings)  # for interpolations such as ${hydra:job.num}
+        name = re.sub(r"[^\w.=,+/-]", "", str(settings.hydra.sweep.subdir)) or "run"
+        if name in runs:
+            raise ConfigError(f"hydra.sweep.subdir: two runs would share the folder {name}")
+        with open_dict(settings):
+            del settings["hydra"]
+        config = typed(settings)
+        config.run_dir = str(Path(str(master.hydra.sweep.dir), name))
+        validate(config)
+        runs[name] = Run([*overrides, f"hydra.sweep.subdir='{name}'"], config, look(config))
+    return list(runs.values())
+
+
+def _products(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Each combination of the values, as Hydra's basic sweeper has them; a key's last mention counts."""
+    values: dict[str, list[str]] = {}
+    for override in parse(overrides, sweeps=True):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            texts = [override.get_value_element_as_str()]
+        elif override.is_discrete_sweep():
+            texts = list(override.sweep_string_iterator())
+        else:
+            raise ConfigError(f"{override.input_line}: a list of values, such as {key}=1,2, or range(0,3)")
+        values[key] = [f"{key}={text}" for text in texts]
+    return map(list, itertools.product(*values.values()))
+
+
+def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
+    missing = [run for run in runs if run.stage is not Stage.COMPLETE]
+    folder = Path(str(master.hydra.sweep.dir))
+    print(f"sweep folder: {folder} ({len(runs)} runs, {len(runs) - len(missing)} of them complete)", flush=True)
+    if not missing:
+        return 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(master, folder / "multirun.yaml")
+    except OSError as error:
+        raise ConfigError(f"hydra.sweep.dir={folder}: cannot be written ({error.strerror})") from error
+    in_process = str(master.hydra.launcher._target_).endswith(".BasicLauncher")
+    if in_process:
+        _signals()  # the running run writes a checkpoint first
+    else:
+        signal.signal(signal.SIGTERM, _stop)
+    try:
+        results = launcher.launch([run.overrides for run in missing], 0)
+    except (Stopped, KeyboardInterrupt) as reason:
+        number = (_signals().received if in_process else None) or (reason.args or (signal.SIGINT,))[0]
+        print("stopped; the same command with the same hydra.sweep.dir goes on", file=sys.stderr)
+        return 128 + int(number)
+    except Exception as error:  # a worker or a node was lost
+        print(f"error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+        print("the same command with the same hydra.sweep.dir goes on", file=sys.stderr)
+        return 1
+    return _outcome(missing, [result.return_value for result in results])
+
+
+def _stop(number: int, _: Any) -> NoReturn:
+    raise Stopped(number)
+
+
+def _outcome(runs: list[Run], statuses: Sequence[int]) -> int:
+    failed = [(run, status) for run, status in zip(runs, statuses, strict=True) if status != 0]
+    for run, status in failed:
+        print(f"failed with exit status {status}: {run.config.run_dir}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,208 @@
+"""Combiners × seeds, each pair a process and a run folder: `python -m mtrl_conic.sweep`."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from mtrl_conic.config import ConfigError, TrainConfig
+
+USAGE = """\
+usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
+
+Trains each combiner with each entry of <seeds>, one process and one run folder a pair:
+
+  "ls cagrad" "0 1 2" runs/s     six runs of one seed: runs/s/ls/seed_0, runs/s/ls/seed_1, ...
+  "ls cagrad" "0,1,2" runs/s     two runs with all three seeds in one process: runs/s/ls/seeds_0_1_2, ...
+  "ls cagrad" "0,1 2,3" runs/s   four runs of two seeds
+
+jobs=N (1) runs N processes at a time and writes what they print to <run folder>.log.
+Other arguments go to every run: `python -m mtrl_conic.train --help` lists them.
+
+Started again it does what is missing: complete runs are left as they are, interrupted ones resumed. All settings
+are checked before the first run starts. When a run fails the others go on.
+
+exit status: 0 done, 1 some run failed (they are listed), 2 bad input, 130 or 143 interrupted (with checkpoints)
+"""
+
+
+@dataclass
+class Run:
+    """One process of the sweep."""
+
+    name: str
+    arguments: list[str]
+    config: TrainConfig
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What became of the runs that were to do."""
+
+    failed: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    try:
+        if len(arguments) < 3:
+            raise ConfigError("combiners, seeds and a folder are needed; --help explains")
+        combiners, seeds, folder, *rest = arguments
+        jobs = _jobs([each for each in rest if each.startswith("jobs=")])
+        runs = list_runs(combiners.split(), seeds.split(), folder, [e for e in rest if not e.startswith("jobs=")])
+        return Sweep(runs, Path(folder), jobs).run()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _jobs(given: list[str]) -> int:
+    text = given[-1].partition("=")[2] if given else "1"
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ConfigError(f"jobs={text}: must be at least 1")
+    return int(text)
+
+
+def list_runs(combiners: Sequence[str], seeds: Sequence[str], folder: str, rest: Sequence[str]) -> list[Run]:
+    """All runs of a sweep, each with its settings checked.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    for kind, names in (("combiner", combiners), ("seeds", seeds)):
+        if not names:
+            raise ConfigError(f"{kind}: must name at least one")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"{kind} {repeated[0]}: named twice")
+    return [_run(combiner, group, folder, rest) for combiner in combiners for group in seeds]
+
+
+def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Run:
+    from mtrl_conic.compose import compose_config
+
+    if not re.fullmatch(r"\d+(,\d+)*", group):
+        raise ConfigError(f"seeds {group}: must be numbers, such as 0 or 0,1,2 for three in one process")
+    name = f"{combiner}/seed{'s' if ',' in group else ''}_{group.replace(',', '_')}"
+    flags, overrides = _split(rest)
+    overrides += [f"combiner={combiner}", f"seeds=[{group}]", f"run_dir={Path(folder, name)}"]
+    config = compose_config(overrides, flags[1::2])
+    return Run(name, [*flags, *overrides, "resume=auto"], config)
+
+
+def _split(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags, as pairs, and overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    arguments = iter(rest)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            flags += ["--config-dir", value if equals else next(arguments, "")]
+        elif flag.startswith("-"):
+            raise ConfigError(f"{argument}: no such option; there are --config-dir and --help")
+        elif flag in ("combiner", "seeds", "run_dir", "resume"):
+            raise ConfigError(f"{argument}: the sweep sets {flag} itself")
+        else:
+            overrides.append(argument)
+    return flags, overrides
+
+
+class Sweep:
+    """Runs `jobs` processes at a time until all are done or a signal comes."""
+
+    def __init__(self, runs: list[Run], folder: Path, jobs: int) -> None:
+        from mtrl_conic.continuation import Stage, look
+
+        self.waiting = [run for run in runs if look(run.config) is not Stage.COMPLETE]
+        self.folder, self.jobs = folder, jobs
+        self.running: list[Run] = []
+        self.outcome = Outcome()
+        self.signal: int | None = None
+        complete = len(runs) - len(self.waiting)
+        print(f"sweep folder: {folder} ({len(runs)} runs, {complete} of them complete)", flush=True)
+
+    def run(self) -> int:
+        """Returns the exit status."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        while self.running or (self.waiting and self.signal is None):
+            while self.waiting and len(self.running) < self.jobs and self.signal is None:
+                self._start(self.waiting.pop(0))
+            time.sleep(0.05)
+            for run in [run for run in self.running if run.process and run.process.poll() is not None]:
+                self.running.remove(run)
+                self._ended(run)
+        return self._report()
+
+    def _start(self, run: Run) -> None:
+        """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""
+        log = None
+        if self.jobs > 1:
+            path = self.folder / f"{run.name}.log"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            log = path.open("ab")
+        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments]
+        print(f"start: {run.name}", flush=True)
+        run.started = time.monotonic()
+        shell = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+        run.process = subprocess.Popen([*shell, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if log is not None:
+            log.close()
+        self.running.append(run)
+        if self.signal is not None:  # it came in between
+            run.process.send_signal(signal.SIGTERM)
+
+    def _ended(self, run: Run) -> None:
+        from mtrl_conic.continuation import Stage, look
+
+        assert run.process is not None
+        status, seconds = run.process.returncode, time.monotonic() - run.started
+        if self.signal is not None:
+            return
+        if status != 0:
+            log = f", see {self.folder / run.name}.log" if self.jobs > 1 else ""
+            how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+            self.outcome.failed.append(f"{run.name}: {how}{log}")
+            print(f"failed: {self.outcome.failed[-1]}", file=sys.stderr, flush=True)
+        elif look(run.config) is not Stage.COMPLETE:  # out of max_wall_seconds
+            self.outcome.unfinished.append(run.name)
+        print(f"end: {run.name} after {seconds:.0f} s, {len(self.waiting)} waiting", flush=True)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        """Have the running ones write their checkpoints.
+
+        They are sent SIGTERM: the terminal has sent SIGINT to all of them already, and a second one would end them.
+        """
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+        for run in self.running:
+            if run.process is not None:
+                run.process.send_signal(signal.SIGTERM)
+
+    def _report(self) -> int:
+        if self.signal is not None:
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 128 + self.signal
+        if self.outcome.unfinished:
+            print(f"out of time, the same command goes on: {' '.join(self.outcome.unfinished)}", file=sys.stderr)
+        for line in self.outcome.failed:
+            print(f"failed: {line}", file=sys.stderr)
+        return 1 if self.outcome.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
