@@ -10,7 +10,7 @@ from types import FrameType
 from mtrl_conic.capture import CaptureError
 from mtrl_conic.checkpoint import CheckpointError
 from mtrl_conic.config import ConfigError, TrainConfig
-from mtrl_conic.continuation import Stage, prepare
+from mtrl_conic.continuation import Stage, prepare, stage
 from mtrl_conic.envs.vector import WorkerError
 from mtrl_conic.run_folder import open_run
 from mtrl_conic.trainer import NonFiniteError, Trainer
@@ -70,6 +70,24 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
         return 128 + stopped.received if stopped.received and not complete else 0
 
 
+def resume(config: TrainConfig, stopped: Signals) -> int:
+    """`train` on in the folder of a run.
+
+    Raises:
+        ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove.
+    """
+    run_dir = Path(str(config.run_dir))
+    unsure = not (run_dir / "checkpoints").is_dir()
+    if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
+        return _leave(config)
+    return train(config, True, stopped)
+
+
+def _leave(config: TrainConfig) -> int:
+    print(f"complete: {config.run_dir}", flush=True)
+    return 0
+
+
 def train_or_resume(config: TrainConfig, stopped: Signals) -> int:
     """`train` a new run, or go on with what `config.run_dir` holds; a complete one is left as it is.
 
@@ -78,6 +96,5 @@ def train_or_resume(config: TrainConfig, stopped: Signals) -> int:
     """
     found = prepare(config)
     if found is Stage.COMPLETE:
-        print(f"complete: {Path(str(config.run_dir))}", flush=True)
-        return 0
+        return _leave(config)
     return train(config, found is Stage.BEGUN, stopped)

@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command is None:
             print(_usage(), end="")
             return 0
-        return _run(command)
+        from mtrl_conic.video import drawing_elsewhere
+
+        with drawing_elsewhere():  # training draws nothing
+            return _run(command)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,11 +82,11 @@ def _run(command: _Command) -> int:
             raise ConfigError(f"resume={command.resume}: not with --multirun, which resumes what is in hydra.sweep.dir")
         return multirun(command.overrides, command.config_dirs)
 
-    from mtrl_conic.session import Signals, train, train_or_resume
+    from mtrl_conic.session import Signals, resume, train, train_or_resume
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
-        return train(resume_config(command.resume, command.overrides), True, stopped)
+        return resume(resume_config(command.resume, command.overrides), stopped)
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
         return train(config, False, stopped)

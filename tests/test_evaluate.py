@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TOY, command, environment, records, train_here
 from omegaconf import OmegaConf
 
@@ -129,17 +130,14 @@ def test_a_run_with_a_combiner_and_a_device_from_elsewhere(run, capsys):
     assert "(Mine)" in capsys.readouterr().out
 
 
-def test_products_are_rounded_as_in_training(run):
-    import torch
-
+def test_products_are_rounded_as_in_training(run, monkeypatch):
     text = (run / "config.yaml").read_text()
     assert "matmul_precision: highest" in text
-    (run / "config.yaml").write_text(text.replace("matmul_precision: highest", "matmul_precision: high"))
-    try:
-        result = evaluation(run, "episodes=1")
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert result["provenance"]["float32_matmul_precision"] == "high"
+    (run / "config.yaml").write_text(text.replace("matmul_precision: highest", "matmul_precision: medium"))
+    asked = []
+    monkeypatch.setattr("mtrl_conic.evaluate.set_matmul_precision", lambda *arguments: asked.append(arguments))
+    result = evaluation(run, "episodes=1")
+    assert asked == [("medium", torch.device("cpu"))]
     assert result["provenance"]["torch_threads"] == 1
 
 

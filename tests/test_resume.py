@@ -140,6 +140,17 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
     assert records(tmp_path / "run") == before
 
 
+def test_records_without_a_checkpoint_are_not_thrown_away(tmp_path):
+    run = tmp_path / "run"
+    train(run, *TOY, "combiner=ls", "steps_per_task=100")
+    shutil.rmtree(run / "checkpoints")
+    assert "complete" in resume(run).stdout
+    process = run_command("resume=run", "steps_per_task=200", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "records but no checkpoint" in process.stderr
+    assert [line["step"] for line in records(run)] == [100]
+
+
 def test_wall_time_limit(tmp_path):
     run = tmp_path / "run"
     process = train(run, *TOY, "combiner=ls", "steps_per_task=1000000", "max_wall_seconds=1")

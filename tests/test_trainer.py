@@ -149,3 +149,18 @@ def test_a_combiner_that_cannot_go_on_is_one_line(tmp_path):
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1].endswith("run: Mine cannot be resumed")
     assert "Traceback" not in process.stderr
+
+
+def test_training_does_not_load_what_draws(tmp_path):
+    """A MUJOCO_GL that this machine cannot serve stops only what draws."""
+    arguments = ["env=mt1", "agent.hidden_sizes=[8]", "steps_per_task=2", "eval.every=10", "warmup_steps=2"]
+    process = subprocess.run(
+        command(*arguments, "max_wall_seconds=0.001", "env.workers=1", "device=cpu", "run_dir=run"),
+        cwd=tmp_path,
+        env={**environment(), "MUJOCO_GL": "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
