@@ -23,6 +23,7 @@ _TILE = 12
 _LARGE = 1 << 17  # columns from which the time of a product shows
 # Columns of a float32 product. The sum of many, in float64, is within 2e-8 of the product of the norms.
 _FAST_PIECE = 128
+_FAST_ENTRIES = 1 << 22  # of the results of such products that are held at once
 # The square of a sum of K gradients that keeps this share of its terms' norms is then known to K · 3e-5 of itself.
 _KEPT = 0.03
 # Squared norms between which float32 products neither vanish nor overflow.
@@ -82,10 +83,13 @@ def _may_be_fast(jacobian: Tensor) -> bool:
 def _fast_gramian(jacobian: Tensor) -> Tensor:
     whole = jacobian.shape[2] // _FAST_PIECE * _FAST_PIECE
     rest = jacobian[..., whole:].double()
-    pieces = jacobian[..., :whole].unflatten(2, (-1, _FAST_PIECE)).transpose(1, 2)
+    products = rest @ rest.mT
     with _library_for_small_products():
-        products = torch.stack([torch.bmm(piece, piece.mT).sum(0, dtype=torch.float64) for piece in pieces])
-    return products + rest @ rest.mT
+        for seed, columns in enumerate(jacobian[..., :whole]):
+            pieces = columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1)
+            for some in pieces.split(max(_FAST_ENTRIES // products[seed].numel(), 1)):
+                products[seed] += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
+    return products
 
 
 @contextmanager
