@@ -22,7 +22,7 @@ _TILE = 12
 
 _LARGE = 1 << 17  # columns from which the time of a product shows
 # Columns of a float32 product. The sum of many, in float64, is within 2e-8 of the product of the norms.
-_FAST_PIECE = 128
+_FAST_PIECE = 256
 _FAST_ENTRIES = 1 << 22  # of the results of such products that are held at once
 # The square of a sum of K gradients that keeps this share of its terms' norms is then known to K · 3e-5 of itself.
 _KEPT = 0.03
