@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtrl_conic.benchmark.options import Options
+from mtrl_conic.benchmark.options import WIDTHS, Options
 from mtrl_conic.benchmark.timing import in_a_process, peak_gib
 
 NUM_TASKS = 40
-# Three hidden layers of this width; the trunk's parameters in millions.
-WIDTHS = {6: 1700, 25: 3500, 34: 4096}
 _INPUTS, _BATCH, _WARM_UP = 128, 16, 1
 
 

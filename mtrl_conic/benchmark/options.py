@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARTS = ("updates", "envs", "loop", "growth", "profile", "peers", "networks")
+# Widths of the three hidden layers of `networks`, by the trunk's parameters in millions.
+WIDTHS = {6: 1700, 25: 3500, 34: 4096}
 
 
 @dataclass
@@ -122,8 +124,6 @@ def _seeds(parser: argparse.ArgumentParser, text: str) -> list[int]:
 
 
 def _sizes(parser: argparse.ArgumentParser, text: str) -> list[int]:
-    from mtrl_conic.benchmark.networks import WIDTHS
-
     for size in text.split(","):
         if size not in map(str, WIDTHS):
             parser.error(f"--sizes {size}: there are {', '.join(map(str, WIDTHS))}")
