@@ -58,7 +58,6 @@ def filled_replay(config: TrainConfig, sizes: Sizes) -> ReplayBuffer:
 
 def agent_update(config: TrainConfig, sizes: Sizes, replay: ReplayBuffer) -> Callable[[], object]:
     """One update of the agent, recorded as a CUDA graph where the training would."""
-    keep_freed_memory()  # again: the heap of many agents is larger than that of one
     agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, config.torch_device())
     return device_steps(agent, replay, config.batch_size_per_task, config.cuda_graphs).update
 

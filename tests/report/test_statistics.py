@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from rliable import library as rliable
+from rliable import metrics
 
 from mtrl_conic.report import statistics
-
-rliable = pytest.importorskip("rliable.library", reason="rliable is not installed: pip install -e '.[test]'")
-metrics = pytest.importorskip("rliable.metrics")
 
 
 def scores(seeds: int, tasks: int, seed: int = 0) -> np.ndarray:
