@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,20 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 100.0) -> None:
+    """Until the condition holds, while the process lives."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def evaluated(run_dir: Path) -> bool:
+    """Whether the run has recorded an evaluation."""
+    return (run_dir / "evaluations.jsonl").exists() and bool(records(run_dir))
 
 
 def records(run_dir: Path, name: str = "evaluations") -> list[dict]:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOY, command, environment, records, train_here
+from conftest import TOY, command, environment, records, train_here, wait_for
 from omegaconf import OmegaConf
 
-from mtrl_conic.checkpoint import lock
+from mtrl_conic.checkpoint import Checkpoints, lock
 from mtrl_conic.evaluate import main
 
 TASKS = {"direct", "mirrored", "damped"}
@@ -241,8 +241,8 @@ def test_while_the_run_is_trained(tmp_path):
     arguments = command(*TOY, "eval.every=50", "combiner=ls", "steps_per_task=10000000", f"run_dir={run}")
     process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not (run / "checkpoints" / "best.pt").exists():
-            assert process.poll() is None
+        # The best of the evaluation at step 50 is written before the whole checkpoint of that step.
+        wait_for(lambda: max(Checkpoints(run / "checkpoints").steps(), default=0) > 0, process)
         steps = [evaluation(run, f"checkpoint={kind}", "episodes=1")["step"] for kind in ("last", "best")]
         assert process.poll() is None  # it has not been disturbed
     finally:

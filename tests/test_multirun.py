@@ -9,11 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import TOY, command, environment, records, run_command
+from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
 from mtrl_conic.multirun import run_one
 from mtrl_conic.train import main
@@ -112,11 +111,7 @@ def test_ctrl_c_ends_the_sweep_with_a_checkpoint(tmp_path):
         text=True,
     )
     run = tmp_path / "sweep" / "combiner=ls"
-    limit = time.monotonic() + 100
-    while not ((run / "evaluations.jsonl").exists() and records(run)):
-        assert process.poll() is None
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    wait_for(lambda: evaluated(run), process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOY, command, environment, records, run_command
+from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
 from mtrl_conic.checkpoint import read_file
 from mtrl_conic.compose import CONFIG_DIR, compose_config, resume_config
@@ -158,14 +158,6 @@ def test_wall_time_limit(tmp_path):
     assert list((run / "checkpoints").glob("step_*.pt"))
 
 
-def wait_for(condition, process, seconds=100.0):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_write_a_checkpoint(number, tmp_path):
     run = tmp_path / "run"
@@ -173,7 +165,7 @@ def test_signals_write_a_checkpoint(number, tmp_path):
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: (run / "evaluations.jsonl").exists() and records(run), process)
+    wait_for(lambda: evaluated(run), process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err

@@ -9,11 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import TOY, environment, records
+from conftest import TOY, environment, evaluated, records, wait_for
 
 from mtrl_conic.checkpoint import lock
 from mtrl_conic.compose import compose_config
@@ -49,14 +48,6 @@ def start_sweep(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for(condition, process):
-    limit = time.monotonic() + 100
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.01)
 
 
 def train_here(run: Path, combiner: str, seed: int, *more: str, stop: int | None = None) -> None:
@@ -125,7 +116,7 @@ def test_a_complete_sweep_starts_nothing(uninterrupted, capsys):
 def test_ctrl_c_leaves_checkpoints(tmp_path):
     process = start_sweep(tmp_path, "ls", "3,4 5", "sweep", *TOY, "steps_per_task=1000000")
     run = tmp_path / "sweep" / "ls" / "seeds_3_4"
-    wait_for(lambda: (run / "evaluations.jsonl").exists() and records(run), process)
+    wait_for(lambda: evaluated(run), process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOY, command, environment, records, run_command
+from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
 from mtrl_conic.checkpoint import read_file
 
@@ -104,8 +104,7 @@ def test_a_dead_worker_ends_the_run_with_a_checkpoint(tmp_path):
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not (run / "evaluations.jsonl").exists() or not records(run):
-        assert process.poll() is None, process.communicate()
+    wait_for(lambda: evaluated(run), process)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[0]), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
