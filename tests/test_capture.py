@@ -8,12 +8,17 @@ import pytest
 import torch
 from conftest import TOY
 from test_resume import COMBINERS, CUT, TOTAL, assert_same_run, assert_same_state, run_here
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+import mtrl_conic.agent
+import mtrl_conic.learner
 import mtrl_conic.trainer
 from mtrl_conic.agent import MultiTaskSAC
 from mtrl_conic.capture import Captured, CaptureError
 from mtrl_conic.compose import compose_config, resume_config
 from mtrl_conic.replay import ReplayBuffer
+from mtrl_conic.runtime import SeedStreams
 from mtrl_conic.steps import device_steps
 
 K, O, A, B = 3, 5, 2, 8
@@ -132,6 +137,62 @@ def test_a_recorded_run_equals_a_plain_one_and_resumes(tmp_path, monkeypatch):
     run_here(compose_config([*arguments, f"run_dir={recorded}"]), stop=CUT)
     run_here(resume_config(str(recorded), []), resume=True)
     assert_same_run(plain, recorded, TOTAL)
+
+
+class PlainSteps:
+    """For Adam, whose fused kernel there is not for tensors without numbers."""
+
+    def __init__(self, params, _):
+        self.params, self.found_inf = params, None
+
+    def step(self):
+        self.params.sub_(self.params.grad * (1 - self.found_inf))
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises where an operation mixes devices, as a copy does and a number kept on the host."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        assert len({tensor.device.type for tensor in tensors}) < 2, operation
+        return result
+
+
+@pytest.fixture
+def without_numbers(monkeypatch):
+    """Lets an agent live on torch's "meta" device: it takes the GPU's branches there, and to read a number raises."""
+    with_streams_on = SeedStreams.__init__
+    monkeypatch.setattr(SeedStreams, "__init__", lambda self, seeds, purpose, _: with_streams_on(self, seeds, purpose))
+    monkeypatch.setattr(mtrl_conic.agent, "make_adam", PlainSteps)
+    monkeypatch.setattr(mtrl_conic.learner, "make_adam", PlainSteps)
+
+
+@pytest.mark.parametrize(
+    ("combiner", "settings"),
+    [*((name, []) for name in COMBINERS if name != "torchjd"), *VARIANTS.items()],
+    ids=lambda value: str(value),
+)
+def test_no_step_reads_or_moves_a_number(combiner, settings, without_numbers):
+    agent, replay = make(combiner, "meta", *settings)
+    steps = device_steps(agent, replay, B)
+    steps.update()  # what is kept for later may come from the host
+    with OneDevice():
+        for _ in range(3):
+            steps.update()
+        observation = torch.zeros(2, K, 1, O, device="meta")
+        for act in (steps.explore, steps.exploit):
+            assert act(observation).shape == (2, K, 1, A)
+
+
+def test_a_step_that_reads_or_moves_a_number_is_found():
+    number = torch.zeros((), device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        number.item()
+    with OneDevice(), pytest.raises(AssertionError, match="mul"):
+        number * torch.zeros(())
+    with OneDevice(), pytest.raises(AssertionError, match="copy"):
+        torch.zeros(()).to("meta")
 
 
 @needs_a_gpu
