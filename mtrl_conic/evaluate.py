@@ -7,8 +7,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from mtrl_conic.config import ConfigError, TrainConfig, validate_device
 from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
-from mtrl_conic.evaluation import Evaluation, evaluate
+from mtrl_conic.evaluation import Evaluation, Interrupted, evaluate
 from mtrl_conic.evaluation_record import facts, heading, method, results, table
 from mtrl_conic.runtime import set_matmul_precision
 from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
@@ -74,24 +75,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if read.wants_help(arguments):
         print(USAGE, end="")
         return 0
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    stopped = _Interruption()
     try:
         options = _DEFAULTS | read.parse(arguments, _READERS, required=["run"])
         with drawing_elsewhere() as options["backend"]:
-            _run(options)
+            _run(options, stopped)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (WorkerError, VideoError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + stopped.number
     return 0
 
 
-def _run(options: dict[str, Any]) -> None:
+class _Interruption:
+    """Raises at SIGINT and SIGTERM; says afterwards that it did, as some libraries swallow what is raised in them."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        raise KeyboardInterrupt
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+
+def _run(options: dict[str, Any], stopped: _Interruption) -> None:
     run, checkpoint = Path(options["run"]), options["checkpoint"]
     config = stored_config(run)
     _choose_device(config, options.get("device"))
@@ -111,23 +128,25 @@ def _run(options: dict[str, Any]) -> None:
     tape = Tape(act, options["video_goals"] if options["video"] else (), spec.horizon)
     started = time.perf_counter()
     envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.env.timeout)
-    record |= results(record, _play(tape, envs, episodes, actors.device))
+    record |= results(record, _play(tape, envs, episodes, actors.device, stopped))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     _write(out, record)
     print(f"{table(record)}\nwritten     {out}", flush=True)
     if options["video"]:
         for path in draw(_clips(tape, spec, record, folder, options["video_format"]), backend):
             print(f"video       {path}", flush=True)
+            if stopped():
+                raise Interrupted
 
 
-def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device) -> Evaluation:
+def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device, stopped: Callable[[], bool]) -> Evaluation:
     with envs, tqdm(total=episodes * envs.spec.horizon, unit="step", disable=None) as bar:
 
         def act(observation: torch.Tensor) -> torch.Tensor:
             bar.update()
             return tape(observation)
 
-        return evaluate(act, envs, episodes, device)
+        return evaluate(act, envs, episodes, device, stopped)
 
 
 def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, video_format: str) -> list[Clip]:

@@ -15,7 +15,9 @@ import torch
 from conftest import TOY, command, environment, records, train_here, wait_for
 from omegaconf import OmegaConf
 
+import mtrl_conic.evaluate
 from mtrl_conic.checkpoint import Checkpoints, lock
+from mtrl_conic.envs.vector import VectorEnv
 from mtrl_conic.evaluate import main
 
 TASKS = {"direct", "mirrored", "damped"}
@@ -23,9 +25,10 @@ TASKS = {"direct", "mirrored", "damped"}
 
 @pytest.fixture(autouse=True)
 def _signals_as_before():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +236,25 @@ def test_an_interrupted_evaluation_writes_nothing(run, number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err
+    assert not list(run.glob("*evaluation_*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(run, number, monkeypatch, capsys):
+    """As `pickle` does, within the start of the workers: `copyreg` has a bare except."""
+
+    def swallow(*arguments, **options):
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            swallowed.append(number)
+        return VectorEnv(*arguments, **options)
+
+    swallowed: list[int] = []
+    monkeypatch.setattr(mtrl_conic.evaluate, "VectorEnv", swallow)
+    assert main([f"run={run}", "episodes=1000000", "workers=0"]) == 128 + number
+    assert swallowed
+    assert capsys.readouterr().err == "interrupted\n"
     assert not list(run.glob("*evaluation_*"))
 
 
