@@ -23,7 +23,7 @@ class Weights(NamedTuple):
     """The actors' parameters out of a checkpoint."""
 
     file: str  # its name
-    step: int  # environment steps a task
+    step: int  # environment steps per task
     params: Tensor  # [S, P]
     messages: tuple[str, ...]  # what was wrong with newer ones
 

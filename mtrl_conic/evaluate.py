@@ -37,12 +37,12 @@ settings (default)
   run=RUN_DIR                    the run folder; the only one that must be given
   checkpoint=best|last (best)    the weights of the best evaluation, or the newest
   seeds=[0,1,...] (all)          of the run's
-  episodes=N (50)                a task and seed, on goals 0, 1, ...
+  episodes=N (50)                per task and seed, on goals 0, 1, ...
   device=auto|cpu|cuda (as the run, else auto)
   workers=N (as the run)         processes that step the environments; 0: in this process
   out=PATH (RUN_DIR/evaluation_<checkpoint>.json)
 
-  video=true|false (false)       also a captioned video a task, of the first of the seeds
+  video=true|false (false)       also a captioned video per task, of the first of the seeds
   video_format=mp4|gif (mp4)     mp4 needs the extra: pip install 'mtrl_conic[video]'
   video_goals=[0,1,...] ([0])    the episodes shown, one after the other
   video_dir=PATH (RUN_DIR/videos)
@@ -150,7 +150,7 @@ def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device, stop
 
 
 def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, video_format: str) -> list[Clip]:
-    """A clip a task of the first seed."""
+    """A clip per task, of the first seed."""
     seed, checkpoint = record["seeds"][0], record["checkpoint"]
     about = f"{method(record)}, seed {seed}, {checkpoint} checkpoint: step {record['step']}"
     paths = [folder / f"{task}_seed_{seed}_{checkpoint}.{video_format}" for task in spec.tasks]

@@ -70,7 +70,7 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """Event files: a folder a seed, and `mean` where all seeds have a value.
+    """Event files: a folder per seed, and `mean` where all seeds have a value.
 
     Args:
         folder: made when absent.
@@ -104,7 +104,7 @@ class TensorBoard:
 
 
 def _overview(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """The tab "Custom Scalars": what matters on one page, a chart a task, the seeds and their mean in each."""
+    """The tab "Custom Scalars": what matters on one page, a chart per task, the seeds and their mean in each."""
 
     def chart(key: str) -> list[Any]:
         return ["Multiline", [re.escape(key) + "$"]]
@@ -160,7 +160,7 @@ class RunLogger:
             self._boards.append(WandbWriter(run_dir, seeds))
 
     def evaluation(self, step: int, result: Evaluation, wall_seconds: float) -> None:
-        """Record an evaluation: a line a seed."""
+        """Record an evaluation: a line per seed."""
         for row, seed in enumerate(self.seeds):
             success = dict(zip(self.tasks, result.success_rate[row].tolist(), strict=True))
             returns = dict(zip(self.tasks, result.episode_return[row].tolist(), strict=True))

@@ -33,7 +33,7 @@ class Layout:
 
     Args:
         shared: shapes of the parameters that all tasks use.
-        heads: shapes of the parameters with one row a task; their first axis is K.
+        heads: shapes of the parameters with one row per task; their first axis is K.
     """
 
     def __init__(self, shared: Mapping[str, tuple[int, ...]], heads: Mapping[str, tuple[int, ...]]) -> None:
@@ -106,7 +106,7 @@ class _HeadLinear(torch.autograd.Function):
 
 
 class MultiHeadMLP:
-    """A shared trunk of ReLU layers and one linear head a task.
+    """A shared trunk of ReLU layers and one linear head per task.
 
     Args:
         name: prefix of the parameter names.

@@ -66,7 +66,7 @@ class ReplayBuffer:
         next_observation: Tensor,
         terminated: Tensor,
     ) -> None:
-        """Append N transitions a task: arguments as in `Batch` with N for B."""
+        """Append N transitions per task: arguments as in `Batch` with N for B."""
         rows = torch.cat((observation, action, reward.unsqueeze(-1), next_observation, terminated.unsqueeze(-1)), -1)
         self.write_rows(self.total, rows.to(self.storage.device))
 

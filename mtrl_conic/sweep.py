@@ -17,13 +17,13 @@ from mtrl_conic.config import ConfigError, TrainConfig
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
 
-Trains each combiner with each entry of <seeds>, one process and one run folder a pair:
+Trains each combiner with each entry of <seeds>, one process and one run folder per pair:
 
   "ls cagrad" "0 1 2" runs/s     six runs of one seed: runs/s/ls/seed_0, runs/s/ls/seed_1, ...
   "ls cagrad" "0,1,2" runs/s     two runs with all three seeds in one process: runs/s/ls/seeds_0_1_2, ...
   "ls cagrad" "0,1 2,3" runs/s   four runs of two seeds
 
-jobs=N (1) runs N processes at a time and writes what they print to <run folder>.log.
+jobs=N (1) runs N processes at a time; with more than one, what they print goes to <run folder>.log.
 Other arguments go to every run: `python -m mtrl_conic.train --help` lists them.
 
 Started again it does what is missing: complete runs are left as they are, interrupted ones resumed. All settings

@@ -11,7 +11,7 @@ usage: python -m mtrl_conic.train [--config-dir DIR] [key=value ...]
        python -m mtrl_conic.train resume=RUN_DIR [key=value ...]
        python -m mtrl_conic.train --multirun key=value,value ... [hydra/launcher=NAME] [hydra.sweep.dir=DIR]
 
-Trains one multi-task SAC agent a seed and writes records, TensorBoard files and checkpoints into a run folder.
+Trains one multi-task SAC agent per seed and writes records, TensorBoard files and checkpoints into a run folder.
 
 choices
   env={envs}
@@ -20,23 +20,23 @@ choices
   agent={agents}
 
 settings (default)
-  seeds=[0,1,...] ([0])          one agent a seed, all in one process
-  steps_per_task=N (2000000)     environment steps a task
+  seeds=[0,1,...] ([0])          one agent per seed, all in one process
+  steps_per_task=N (2000000)     environment steps per task
   env.task=NAME                  the task of env=mt1
   env.num_envs_per_task=N (1)    env.workers=N (as many as cores)
   combiner.NAME=VALUE            a setting of the method, such as combiner.c=0.5
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)
-  max_wall_seconds=N             stop with a checkpoint after this long
+  max_wall_seconds=N             stop this process with a checkpoint after so long
   matmul_precision=highest|high|medium (highest; high is TF32 on a GPU)
   logger=wandb (null)            Weights & Biases beside TensorBoard and the records
 All settings with their meaning: configs/train.yaml and the folders beside it.
 
-On resume, steps_per_task, device, cuda_graphs, env.workers, eval.*, max_wall_seconds and logger may change. resume=auto
-with run_dir=RUN_DIR goes on with what is there, or starts. --config-dir adds a folder of your own, so that
-DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one run for each combination of values and,
-started again with the same hydra.sweep.dir, only what is missing: docs/sweeps.md.
+resume=RUN_DIR uses the stored settings; steps_per_task, device, cuda_graphs, env.workers, eval.*, max_wall_seconds and
+logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or goes on with it.
+--config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
+run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
 exit status: 0 done or out of max_wall_seconds, 2 bad input, 130 or 143 interrupted (with a checkpoint), 1 other
 """

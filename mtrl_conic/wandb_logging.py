@@ -42,7 +42,7 @@ def check_access() -> None:
 
 
 class WandbWriter:
-    """One W&B run a seed, grouped by the run folder; its files lie in the run folder.
+    """One W&B run per seed, grouped by the run folder; its files lie in the run folder.
 
     WANDB_PROJECT (mtrl_conic), WANDB_ENTITY and WANDB_MODE are W&B's own. Values are sent at `flush`, which the trainer
     calls before each checkpoint: what a killed run loses was not sent, so a resumed one does not repeat it.

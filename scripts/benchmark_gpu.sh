@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures the path on a GPU: recorded steps against eager ones, then speed for one seed and for ten.
 #   bash scripts/benchmark_gpu.sh [FOLDER]     FOLDER of the JSON file (default: docs/results)
-# The table of the whole loop ends with the hours that 2M steps a task take, evaluations included. PYTHON as in setup.sh.
+# The table of the whole loop ends with the hours that 2M steps per task take, evaluations included. PYTHON as in setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-docs/results}

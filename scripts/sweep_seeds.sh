@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains combiners over seeds, one run folder a pair; started again, it does what is missing.
+# Trains combiners over seeds, one run folder per pair; started again, it does what is missing.
 #   bash scripts/sweep_seeds.sh "ls cagrad conicgrad" "0 1 2" runs/sweep [jobs=N] [key=value ...]
 # --help explains; docs/sweeps.md has more, and the ways to use a cluster.
 set -euo pipefail

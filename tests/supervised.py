@@ -26,7 +26,7 @@ class Rows(Combiner):
 
 
 class Example:
-    """One trunk, a head a task, one of them of two layers, and a fixed batch."""
+    """One trunk, a head per task, one of them of two layers, and a fixed batch."""
 
     def __init__(self, seed=0, width=16, dtype=torch.float64):
         torch.manual_seed(seed)

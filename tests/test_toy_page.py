@@ -9,7 +9,7 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def render(record):
-    """A row a method, a column a start: first hit and, in brackets, the excess at the end."""
+    """A row per method, a column a start: first hit and, in brackets, the excess at the end."""
     methods = record["methods"]
     starts = [row["start"] for row in next(iter(methods.values()))["starts"]]
     lines = ["| `combiner=` | " + " | ".join("({:g}, {:g})".format(*start) for start in starts) + " |"]

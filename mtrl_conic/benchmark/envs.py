@@ -33,7 +33,7 @@ def benchmark_envs(options: Options) -> dict[str, Any]:
         print(f"{key:<40}{value:>10.0f}{value / steps[_PHYSICS]:>8.2f}")
     speeds, start_up = _vectors(name, spec, options.workers, rounds)
     theirs = list(speeds)[-1]
-    print(f"{name}, steps a second; start-up {goals + start_up:.1f} s, of which {goals:.1f} s draw the goals")
+    print(f"{name}, steps per second; start-up {goals + start_up:.1f} s, of which {goals:.1f} s draw the goals")
     for key, speed in speeds.items():
         print(f"{key:<40}{speed:>10.0f}{speed / speeds[theirs]:>8.2f}")
     return {"microseconds_a_step": steps, "steps_per_second": speeds, "start_up_seconds": goals + start_up}

@@ -28,7 +28,7 @@ def benchmark_loop(options: Options) -> list[dict[str, Any]]:
     """A row a number of seeds, each in a process of its own.
 
     Milliseconds a vector step of the loop, of its environments alone and of its updates alone. The evaluation is
-    timed once, with the configured episodes; its share, and the hours of 2M steps a task, are those of a run that
+    timed once, with the configured episodes; its share, and the hours of 2M steps per task, are those of a run that
     evaluates every `eval.every` steps.
     """
     rows = []

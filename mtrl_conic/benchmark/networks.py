@@ -84,7 +84,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(row["combiner"] for row in rows))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    for axes, key, label in ((above, "seconds", "seconds a step"), (below, "peak_gib", "peak memory, GiB")):
+    for axes, key, label in ((above, "seconds", "seconds per step"), (below, "peak_gib", "peak memory, GiB")):
         _bars(axes, rows, names, key)
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,19 @@ PARTS = ("updates", "envs", "loop", "growth", "profile", "peers", "networks")
 # Widths of the three hidden layers of `networks`, by the trunk's parameters in millions.
 WIDTHS = {6: 1700, 25: 3500, 34: 4096}
 
+_ABOUT = """\
+Measures environments and updates. Run it with nothing else running: it reports medians and, as absolute times depend
+on the machine, ratios of what was measured in turns."""
+_MEANING = """\
+parts:
+  updates   one update of each combiner, beside LS and beside the update's matrix products alone
+  envs      one environment step beside its physics; the vector beside gymnasium's; start-up
+  loop      environments, update and the whole training loop; evaluation; memory; hours of 2M steps per task
+  growth    an update against the number of tasks and seeds, batch and width
+  profile   where the time of an update goes, by operator or kernel
+  peers     the same update in plain modules: one backward pass per task, and TorchJD (extra: torchjd)
+  networks  a supervised step of large networks whose tasks share their inputs: seconds and peak memory"""
+
 
 @dataclass
 class Options:
@@ -40,20 +53,22 @@ def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line; exits with status 2 and one line where something cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m mtrl_conic.benchmark",
-        description="Measures environments and updates. Run it with nothing else running: it reports medians and,"
-        " as absolute times depend on the machine, ratios of what was measured in turns.",
+        description=_ABOUT,
+        epilog=_MEANING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("parts", nargs="*", default=[], help=f"of {', '.join(PARTS)} (default: updates and envs)")
-    add("--combiners", default="", help="comma list, compared with the first (default: ls, then all)")
-    add("--combiner", default="conicgrad", help="loop, growth, profile: whose")
-    add("--env", default="mt10", help="whose sizes and environments are measured")
-    add("--seeds", default="", help="updates, loop: numbers of seeds (default: 1; loop: 1,2,5,10)")
-    add("--device", default="cpu", choices=("cpu", "cuda"), help="updates, loop, growth, profile: where")
+    every = "comma list, compared with the first (default: ls, then all but torchjd)"
+    add("--combiners", default="", help=f"updates, networks: {every}")
+    add("--combiner", default="conicgrad", help="loop, growth, profile: the method (default: conicgrad)")
+    add("--env", default="mt10", help="its sizes and environments are measured (default: mt10)")
+    add("--seeds", default="", help="updates, loop, profile: numbers of seeds (default: 1, with loop 1,2,5,10)")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="updates, loop, growth, profile: where (default: cpu)")
     add("--matmul-precision", default="highest", choices=("highest", "high", "medium"), help="high is TF32 on a GPU")
-    add("--workers", type=int, default=2, help="envs: processes")
+    add("--workers", type=int, default=2, help="envs: processes (default: 2)")
     add("--sizes", default="6,25,34", help="networks: millions of parameters, of 6, 25 and 34")
-    add("--rounds", type=int, default=15, help="measurements of each")
+    add("--rounds", type=int, default=15, help="measurements of each, whose median counts (default: 15)")
     add("--json", type=Path, help="write the results with their provenance here")
     add("--picture", type=Path, help="networks: draw the results here (png or svg)")
     found = parser.parse_args(arguments)

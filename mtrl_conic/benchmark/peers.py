@@ -1,4 +1,4 @@
-"""The same update as researchers write it today: plain modules, and one backward pass a task, or TorchJD's own."""
+"""The same update as researchers write it today: plain modules, and one backward pass per task, or TorchJD's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Fill = Callable[[nn.Module, Tensor, Any], None]  # fills .grad from the losses [
 
 
 class _Network(nn.Module):
-    """A trunk of ReLU layers and one linear head a task, for rows [K, B, I]."""
+    """A trunk of ReLU layers and one linear head per task, for rows [K, B, I]."""
 
     def __init__(self, inputs: int, hidden: list[int], outputs: int, num_tasks: int) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def benchmark_peers(options: Options) -> dict[str, Any]:
     functions = {name: agent_update(configs[name], sizes, replay) for name in names}
     fills = {"plain modules, mean loss": mean_loss()}
     for name in names[1:]:
-        fills[f"a backward pass a task, {name}"] = backward_a_task(configs[name], sizes[0])
+        fills[f"a backward pass per task, {name}"] = backward_a_task(configs[name], sizes[0])
     for aggregator in ("Mean", "PCGrad", "MGDA"):
         fills[f"TorchJD, {aggregator}"] = torchjd_backward(aggregator)
     functions |= {name: peer(config, sizes, replay, fill) for name, fill in fills.items()}

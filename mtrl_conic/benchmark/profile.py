@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
@@ -17,22 +18,24 @@ _ROWS = 14
 
 
 def benchmark_profile(options: Options) -> list[dict[str, Any]]:
-    """For ls and for the combiner: milliseconds an update and calls of each operator, the dearest first."""
+    """For each number of seeds, ls and the combiner: time and calls of each operator per update, the dearest first."""
     keep_freed_memory()
     results = []
-    for name in dict.fromkeys(("ls", options.combiner)):
-        rows = _profile(name, options)
-        results.append({"combiner": name, "operators": rows})
+    for seeds, name in itertools.product(options.seeds, dict.fromkeys(("ls", options.combiner))):
+        rows = _profile(name, seeds, options)
+        results.append({"combiner": name, "seeds": seeds, "operators": rows})
         total = sum(row["milliseconds"] for row in rows)
-        print(f"one update of {name}, {options.device}: {total:.1f} ms under the profiler\n{'':<52}ms   share   calls")
+        many = f", {seeds} seeds" if seeds > 1 else ""
+        print(f"one update of {name}{many}, {options.device}: {total:.1f} ms under the profiler")
+        print(f"{'':<52}ms   share   calls")
         for row in rows[:_ROWS]:
             share = row["milliseconds"] / total
             print(f"{row['operator'][:44]:<44}{row['milliseconds']:>10.2f}{share:>8.1%}{row['calls']:>8.1f}")
     return results
 
 
-def _profile(name: str, options: Options) -> list[dict[str, Any]]:
-    config = compose_config(options.overrides(name, options.seeds[0]))
+def _profile(name: str, seeds: int, options: Options) -> list[dict[str, Any]]:
+    config = compose_config(options.overrides(name, seeds))
     spec = make_spec(config.env)
     sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
     update, wait = agent_update(config, sizes, filled_replay(config, sizes)), wait_for(options.device)

@@ -35,7 +35,7 @@ class ConicGrad(Combiner):
 
     "Fantastic Multi-Task Gradient Updates and How to Find Them In a Cone", arXiv 2502.00217. The problem (Eq 2-3)
     is max_d min_i g_iᵀd subject to cos(d, g_0) ≥ c. With task weights ω on the simplex, g_ω = Σ ω_i g_i and the
-    multiplier set to 1 (Eq 8), d* = Z⁻¹ g_ω; ω descends ½ g_ωᵀd*(ω) (Eq 9) by one step an update, d* is formed
+    multiplier set to 1 (Eq 8), d* = Z⁻¹ g_ω; ω descends ½ g_ωᵀd*(ω) (Eq 9) by one step per update, d* is formed
     anew with the new ω and rescaled to ‖g_0‖.
 
     **The sign of Z.** The paper's Z = c²‖g_0‖² I − g_0 g_0ᵀ is indefinite for c < 1: along g_0 its eigenvalue is
@@ -48,7 +48,7 @@ class ConicGrad(Combiner):
     the two, onto the cone's surface: p is kept and the part along g_0 raised to ‖p‖ c/√(1 − c²), before the
     rescaling. Thus cos(d, g_0) ≥ c and ‖d‖ = ‖g_0‖ hold at every update, and c = 1 gives g_0 (Prop. A.3).
 
-    **The weights.** ω = softmax(logits), logits start at 0 and take one Adam step an update, with weight decay
+    **The weights.** ω = softmax(logits), logits start at 0 and take one Adam step per update, with weight decay
     added to the gradient. The gradient with respect to ω_i is g_iᵀZ₊⁻¹g_ω, before turning and rescaling, which is
     free of the gradients' scale. The paper leaves this optimizer open; it is FAMO's choice (arXiv 2306.03792).
 

@@ -39,7 +39,7 @@ class WorkerError(RuntimeError):
 
 
 class VectorStep(NamedTuple):
-    """One transition of all environments: S seeds, K tasks, N environments a task, O observation entries."""
+    """One transition of all environments: S seeds, K tasks, N environments per task, O observation entries."""
 
     observation: NDArray[np.float32]  # [S, K, N, O], what to act on next, be it of a new episode
     next_observation: NDArray[np.float32]  # [S, K, N, O], where this transition led, also at an episode's end

@@ -1,4 +1,4 @@
-"""A vector of environments: S seeds, K tasks, N environments a task, stepped together in worker processes."""
+"""A vector of environments: S seeds, K tasks, N environments per task, stepped together in worker processes."""
 
 from __future__ import annotations
 

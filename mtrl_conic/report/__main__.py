@@ -25,7 +25,7 @@ and, for each protocol, its tables as CSV and its pictures as PNG and SVG:
 
   runs=FOLDERS   run folders, folders that hold some at any depth, or globs in quotes; separated by commas
   out=FOLDER     made if need be; files of an earlier report in it are replaced
-  steps=N        compare at the last evaluation up to N steps a task (the end of each run)
+  steps=N        compare at the last evaluation up to N steps per task (the end of each run)
 
 Seeds of one method may lie in one run folder or in several. Runs of different protocols (environment settings
 or tasks) get tables of their own. What is damaged, missing or unfinished is named on the page and on stderr.

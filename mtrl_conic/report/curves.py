@@ -43,7 +43,7 @@ def _curve_panel(
     section: Section, colours: Colours, title: str, what: str, value: _Values, size: tuple[float, float]
 ) -> Panel:
     ends = ", ".join(f"{method.label} {value(method.final).mean():.2f}" for method in section.methods)
-    alt = f"Learning curves: success in {what} over environment steps a task. At the end: {ends}."
+    alt = f"Learning curves: success in {what} over environment steps per task. At the end: {ends}."
     large = value is _mean
     return Panel(title, alt, lambda axis: _draw_curves(axis, section.methods, colours, value, large), size)
 

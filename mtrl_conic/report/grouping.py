@@ -1,4 +1,4 @@
-"""Runs put together: one section a protocol, in it one method a row, in it one curve a seed."""
+"""Runs put together: one section per protocol, in it one row per method, in it one curve per seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Method:
         settings: all that makes it this method.
         runs: by seed, also those of seeds that do not count.
         seeds: the S seeds that count.
-        steps: [T] environment steps a task, the last being the one whose numbers are called final.
+        steps: [T] environment steps per task, the last being the one whose numbers are called final.
         success: [T, S, K].
         episodes: [T, S] a task.
         wall_seconds: [T, S], NaN where not recorded.

@@ -20,7 +20,7 @@ class Options:
     Args:
         runs: folders, globs, or both, separated by commas.
         out: the folder to write.
-        steps: compare at this step a task instead of at the end of the runs.
+        steps: compare at this step per task instead of at the end of the runs.
     """
 
     runs: str

@@ -137,7 +137,7 @@ def _sizes(name: str, protocol: Mapping[str, str]) -> list[str]:
         seeded = f" (goal seed {protocol['env.goal_seed']})"
     steps = protocol.get("env.horizon", horizon)
     return [
-        f"{goals} goals a task{seeded}, one drawn at each reset of training",
+        f"{goals} goals per task{seeded}, one drawn at each reset of training",
         f"episodes of {steps} steps",
         f"{observed} numbers observed",
     ]

@@ -25,9 +25,9 @@ class Curve:
     """The evaluations of one seed: T of them on K tasks, in the order of their steps.
 
     Args:
-        steps: [T] environment steps a task.
+        steps: [T] environment steps per task.
         success: [T, K] share of episodes with success.
-        episodes: [T] episodes a task.
+        episodes: [T] episodes per task.
         wall_seconds: [T] seconds of training so far, NaN where not recorded.
     """
 
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def budget(self) -> int:
-        """The length of the run in steps a task."""
+        """The length of the run in steps per task."""
         return int(self.config["steps_per_task"])
 
 

@@ -162,7 +162,7 @@ def save(picture: Picture, colours: Colours, folder: Path) -> list[Path]:
     return files
 
 
-def steps_axis(axis: Any, label: str = "environment steps a task") -> None:
+def steps_axis(axis: Any, label: str = "environment steps per task") -> None:
     """An x-axis of steps: 0, 500k, 1M."""
     from matplotlib.ticker import MaxNLocator
 

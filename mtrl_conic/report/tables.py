@@ -1,4 +1,4 @@
-"""The numbers of a section: a row a method, with where it comes from."""
+"""The numbers of a section: a row per method, with where it comes from."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def seeds_text(method: Method) -> str:
 
 
 def episodes_text(method: Method) -> str:
-    """Evaluation episodes a task, "during / final", such as "5 / 50"."""
+    """Evaluation episodes per task, "during / final", such as "5 / 50"."""
     during, final = (ranges(set(part.ravel().tolist())) for part in (method.episodes[:-1], method.episodes[-1]))
     return f"{during or '-'} / {final}"
 
@@ -132,7 +132,7 @@ def seeds_a_run(method: Method) -> str:
 
 # What should be equal for rows to be compared, beyond the protocol.
 _COMPARED: dict[str, Callable[[Method], str]] = {
-    "steps a task": lambda method: f"{method.steps[-1]:,}",
+    "steps per task": lambda method: f"{method.steps[-1]:,}",
     "evaluation episodes (during / final)": episodes_text,
     "evaluations to choose the best from": lambda method: str(len(method.steps)),
     "seeds": seeds_text,
@@ -148,12 +148,12 @@ def origin(method: Method, section: Section) -> dict[str, str]:
         "protocol": f"{section.title}: {section.sentence}",
         "settings that differ": ", ".join(apart) or "none",
         "gradient scope": method.settings.get("agent.gradient_scope", "?"),
-        "steps a task": f"{steps:,} of {method.budget:,}",
+        "steps per task": f"{steps:,} of {method.budget:,}",
         "transitions": f"{steps * len(section.tasks):,}",
         "evaluation episodes (during / final)": episodes_text(method),
         "evaluations": str(len(method.steps)),
         "seeds": seeds_text(method),
-        "seeds a run": seeds_a_run(method),
+        "seeds per run": seeds_a_run(method),
         **versions(method),
         "run folders": ", ".join(str(run.folder) for run in method.folders),
     }

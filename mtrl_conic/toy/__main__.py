@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=_positive, default=50_000, help="of Adam (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of the pictures (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the table with its provenance here")
-    settings = "combiner.key=value, in place of the toy setting or of the yaml file's"
+    settings = "such as conicgrad.c=0.4: <combiner>.<key>=<value>, in place of the toy setting or of the yaml file's"
     parser.add_argument("--overrides", nargs="+", action="extend", default=[], metavar="SETTING", help=settings)
     return parser
 

@@ -89,10 +89,10 @@ class TestNormal:
     def test_each_row_says_where_it_comes_from(self, normal):
         root, page = normal
         row = next(row for row in table(root / "out" / "mt10_v2_goals0") if row["method"].startswith("ConicGrad"))
-        assert row["steps_a_task"] == "1,000 of 1,000"
+        assert row["steps_per_task"] == "1,000 of 1,000"
         assert row["transitions"] == "3,000"
         assert row["evaluation_episodes_(during_/_final)"] == "5 / 50"
-        assert (row["seeds"], row["seeds_a_run"], row["gradient_scope"]) == ("0-2", "1", "shared")
+        assert (row["seeds"], row["seeds_per_run"], row["gradient_scope"]) == ("0-2", "1", "shared")
         assert (row["torch"], row["metaworld"], row["mujoco"]) == ("2.13.0", "3.1.1", "3.3.0")
         assert row["mtrl_conic"] == "0123456789"
         assert "reward v2" in row["protocol"]
@@ -221,10 +221,10 @@ class TestDamage:
         assert by_name["FAMO"]["seeds"] == "0, 2"
         assert "seeds: 0, 2, most rows 0-2" in by_name["FAMO"]["remarks"]
         ls = by_name["LS"]
-        assert (ls["seeds"], ls["steps_a_task"]) == ("0-1", "1,000 of 1,000")
+        assert (ls["seeds"], ls["steps_per_task"]) == ("0-1", "1,000 of 1,000")
         assert "stopped earlier: seed 2" in ls["remarks"]
         unfinished = by_name["LS discount=0.9"]
-        assert unfinished["steps_a_task"] == "300 of 1,000"
+        assert unfinished["steps_per_task"] == "300 of 1,000"
         assert "unfinished: 300 of 1,000 steps" in unfinished["remarks"]
         assert page.rstrip().endswith("</html>")
 

@@ -102,7 +102,7 @@ def test_steps_compares_at_a_common_step(tmp_path):
     ((section,), notes) = grouped(tmp_path)
     found = rows(section)
     assert set(found) == {"LS steps_per_task=600", "LS steps_per_task=1000", "CAGrad"}
-    assert "steps a task: 600, most rows 1,000" in found["LS steps_per_task=600"].remarks
+    assert "steps per task: 600, most rows 1,000" in found["LS steps_per_task=600"].remarks
     assert any(remark.startswith("evaluations to choose the best from: 4") for remark in found["CAGrad"].remarks)
     ((section,), more) = grouped(tmp_path, steps=600)
     found = rows(section, steps=600)
