@@ -94,6 +94,11 @@ class MultiTaskSAC:
         """The critic ensemble's and the actor's."""
         return self.critic.combiner, self.actor.combiner
 
+    @property
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What the combiners have last shown, by names in the log; later updates write into the same tensors."""
+        return self.critic.diagnostics | self.actor.diagnostics
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step of critics, actor and temperatures, and one of the target critics.
 
@@ -120,7 +125,8 @@ class MultiTaskSAC:
         self._update_temperature(log_prob.detach())
         self.target_params.lerp_(self.critic.params, self.config.tau * (1 - self.halted).to(self.dtype))
         self.masked_updates += self.halted
-        return metrics | {"temperature": temperature, "q_value": values.detach().mean((0, 3))}
+        metrics |= {"temperature": temperature, "q_value": values.detach().mean((0, 3))}
+        return metrics | self.diagnostics
 
     def _inputs(self, observation: Tensor) -> Tensor:
         if not self.config.task_id_input:

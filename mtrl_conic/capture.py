@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,10 +48,10 @@ class CudaGraph:
 class _Recording(NamedTuple):
     graph: Graph
     inputs: tuple[Tensor, ...]
-    result: Tensor | dict[str, Tensor]
+    result: Any
 
 
-class Captured:
+class Captured(Generic[Result]):
     """Calls a function of tensors by replaying a recording of it.
 
     The first calls run it as it is; the next one records it. What the function keeps must stay in the same tensors,
@@ -79,7 +79,7 @@ class Captured:
         self._calls: dict[Hashable, int] = {}
         self._recordings: dict[Hashable, _Recording] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
+    def __call__(self, *inputs: Tensor) -> Result:
         kind = self._kind()
         if kind not in self._recordings:
             return self._first_calls(kind, inputs)
@@ -88,9 +88,10 @@ class Captured:
             kept.copy_(value)
         recording.graph.replay()
         self._replayed()
-        return recording.result
+        result: Result = recording.result
+        return result
 
-    def _first_calls(self, kind: Hashable, inputs: tuple[Tensor, ...]) -> Tensor | dict[str, Tensor]:
+    def _first_calls(self, kind: Hashable, inputs: tuple[Tensor, ...]) -> Result:
         self._calls[kind] = self._calls.get(kind, 0) + 1
         if self._calls[kind] <= _WARM_UP:
             return self._function(*inputs)
@@ -98,7 +99,10 @@ class Captured:
         try:
             result = graph.capture(lambda: self._function(*kept))
         except RuntimeError as error:  # torch's own, of several kinds
-            raise CaptureError(str(error).partition("\n")[0]) from error
+            first: BaseException = error
+            while isinstance(first.__context__, RuntimeError):  # ending a broken recording raises once more
+                first = first.__context__
+            raise CaptureError(str(first).partition("\n")[0]) from error
         self._recordings[kind] = _Recording(graph, kept, result)
         graph.replay()  # recording did nothing to the device
         return result

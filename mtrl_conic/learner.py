@@ -58,6 +58,8 @@ class Learner:
 
     Attributes:
         params: [S, P].
+        diagnostics: what the combiner has last shown under each name of the log, always in the same tensors: an update
+            that shows nothing leaves them as they are, also where it is replayed from a recording.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Learner:
         self.params.grad = self.gradients.flat
         self.views = layout.views(self.params)
         self.optimizer = make_adam(self.params, config)
+        self.diagnostics: dict[str, Tensor] = {}
 
     def step(self, losses: Tensor, halted: Tensor, losses_again: Callable[[], Tensor]) -> dict[str, Tensor]:
         """Turn losses [S, K] into one step of the optimizer; where `halted` is or becomes 1, nothing moves.
@@ -87,8 +90,9 @@ class Learner:
         `losses_again` gives the losses of the same batch and noise after the step, for combiners that look back.
 
         Returns:
-            Metrics of the step, [S] or [S, K] each.
+            Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
         """
+        self.combiner.diagnostics.clear()
         detached = losses.detach()
         before = [tensor.clone() for tensor in self.combiner.state.values()]
         self._fill_gradients(losses, detached)
@@ -103,8 +107,10 @@ class Learner:
         for tensor, old in zip(self.combiner.state.values(), before, strict=True):
             tensor.copy_(torch.where(halted.bool(), old, tensor))
         name = self.combiner.network
-        diagnostics = {f"combiner/{name}/{key}": value for key, value in self.combiner.diagnostics.items()}
-        return {f"loss/{name}": detached, f"grad_norm/{name}": norm, **diagnostics}
+        for key, value in self.combiner.diagnostics.items():
+            shown = self.diagnostics.setdefault(f"combiner/{name}/{key}", torch.empty_like(value))
+            shown.copy_(value)
+        return {f"loss/{name}": detached, f"grad_norm/{name}": norm}
 
     def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
         gradients = self.gradients
@@ -125,9 +131,12 @@ class Learner:
             "params": self.params,
             "optimizer": self.optimizer.state_dict(),
             "combiner": self.combiner.state_dict(),
+            "diagnostics": dict(self.diagnostics),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.params.copy_(state["params"])
         load_adam(self.optimizer, state["optimizer"])
         self.combiner.load_state_dict(state["combiner"])
+        shown = state.get("diagnostics", {})  # checkpoints of earlier versions have none
+        self.diagnostics = {key: value.to(self.params.device, copy=True) for key, value in shown.items()}

@@ -162,6 +162,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+def make_current(device: torch.device) -> None:
+    """Have CUDA graphs and events, which belong to the current device, belong to this one."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def keep_freed_memory() -> None:
     """Ask the C library to reuse freed blocks of any size, and the kernel to back them by large pages.
 

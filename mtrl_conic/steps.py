@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from mtrl_conic.agent import MultiTaskSAC
@@ -52,14 +51,13 @@ def device_steps(
             combiner.replayed()
 
     if make_graph is None and agent.device.type == "cuda":
-        torch.backends.cuda.preferred_linalg_library("cusolver")  # the other library waits for the device
         make_graph = CudaGraph
     if make_graph is None or not graphs:
         return DeviceSteps(agent.act, exploit, update)
+    explore, greedy = Captured(agent.act, make_graph=make_graph), Captured(exploit, make_graph=make_graph)
+    if not all(combiner.capturable for combiner in agent.combiners):
+        return DeviceSteps(explore, greedy, update)
     kind = lambda: tuple(combiner.needs_jacobian() for combiner in agent.combiners)  # noqa: E731
-    recordable = all(combiner.capturable for combiner in agent.combiners)
-    return DeviceSteps(
-        Captured(agent.act, make_graph=make_graph),
-        Captured(exploit, make_graph=make_graph),
-        Captured(update, kind, replayed, make_graph) if recordable else update,
-    )
+    recorded = Captured(update, kind, replayed, make_graph)
+    # A recording knows only the diagnostics that there were when it was made.
+    return DeviceSteps(explore, greedy, lambda: {**recorded(), **agent.diagnostics})

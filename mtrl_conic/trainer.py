@@ -19,7 +19,7 @@ from mtrl_conic.evaluation import Interrupted, evaluate
 from mtrl_conic.logging import RunLogger
 from mtrl_conic.metrics import EpisodeStatistics, Stopwatch, to_values
 from mtrl_conic.replay import ReplayBuffer
-from mtrl_conic.runtime import keep_freed_memory
+from mtrl_conic.runtime import keep_freed_memory, make_current
 from mtrl_conic.steps import device_steps
 from mtrl_conic.transfer import StepTransfer
 
@@ -43,6 +43,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
+        make_current(self.device)
         keep_freed_memory()
         spec = make_spec(config.env)
         sizes = (len(spec.tasks), spec.observation_size, spec.action_size)

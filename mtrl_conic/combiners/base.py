@@ -113,6 +113,8 @@ class SolverCombiner(Combiner):
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
         self.state = {"missed_solves": torch.zeros(len(seeds), dtype=torch.float64, device=device)}
+        if torch.device(device).type == "cuda":
+            torch.backends.cuda.preferred_linalg_library("cusolver")  # the other library waits for the device
 
     def note_residual(self, residual: Tensor) -> None:
         """Show the residual [S] of this update's solve and how many solves so far missed the tolerance."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners.solvers import may_look, step_length
+from mtrl_conic.combiners.solvers import may_look, solve, step_length
 
 # Chosen over random, rank-deficient, duplicated, opposite and badly scaled Gramians of 2 to 50 tasks. All products
 # weight · multiplier start at _START / K and end near _FLOOR / K; an iteration divides them by up to 1 / _SHRINK.
@@ -84,9 +84,7 @@ def _newton_step(gradient: Tensor, hessian: Tensor, weights: Tensor, products: T
     # The 1 leaves the constrained step as it is and gives a curvature where the objective has none along ω.
     matrix = (hessian + 1) * weights * weights.mT
     matrix.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
-    factor, _ = torch.linalg.cholesky_ex(matrix)
-    sides = torch.cat((gradient * weights - target, weights), -1)
-    solved = torch.cholesky_solve(sides, factor)
+    solved = solve(matrix, gradient * weights - target, weights)
     sums = torch.bmm(weights.mT, solved)
     return solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]
 

@@ -82,8 +82,7 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
                 break
         system = matrix * value * value.mT
         system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
-        factor, _ = torch.linalg.cholesky_ex(system)
-        step = torch.cholesky_solve(missing, factor)
+        step = solve(system, missing)
         slack_step = middle / products - 1 - step
         length = step_length(torch.minimum(step, slack_step))
         if settled is not None:
@@ -92,6 +91,17 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
         value = value * (1 + length * step)
         slack = slack * (1 + length * slack_step)
     return value
+
+
+def solve(matrix: Tensor, *sides: Tensor) -> Tensor:
+    """The solutions [S, K, n] for n right-hand sides [S, K, 1] of positive definite systems [S, K, K]."""
+    factor, _ = torch.linalg.cholesky_ex(matrix)
+    if may_look(matrix):
+        return torch.cholesky_solve(torch.cat(sides, -1), factor)
+    # CUDA solves a batch at once only for single right-hand sides.
+    apart = torch.stack(sides, 1)  # [S, n, K, 1]
+    solved = torch.cholesky_solve(apart.flatten(0, 1), factor.repeat_interleave(len(sides), 0))
+    return solved.view(apart.shape[:3]).mT
 
 
 def step_length(relative_step: Tensor) -> Tensor:
@@ -143,8 +153,7 @@ def _shortest(matrix: Tensor, prices: Tensor) -> Tensor:
         spent = prices * value
         system = outer * value * value.mT
         system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
-        factor, _ = torch.linalg.cholesky_ex(system)
-        solved = torch.cholesky_solve(torch.cat((slope * value - target, spent), -1), factor)
+        solved = solve(system, slope * value - target, spent)
         sums = torch.bmm(spent.mT, solved)
         step = solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]  # relative to y
         dual_step = target / products - 1 - step
