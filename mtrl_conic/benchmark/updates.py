@@ -10,6 +10,7 @@ import torch
 from mtrl_conic.agent import MultiTaskSAC
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns, wait_for
+from mtrl_conic.capture import Captured
 from mtrl_conic.compose import compose_config
 from mtrl_conic.config import TrainConfig
 from mtrl_conic.envs import make_spec
@@ -23,7 +24,7 @@ Sizes = tuple[int, int, int]  # K, O, A
 
 
 def benchmark_updates(options: Options) -> list[dict[str, Any]]:
-    """Median milliseconds of one update of the default agent on random transitions, a row a number of seeds."""
+    """Median milliseconds of one update of the default agent on random transitions, a row per number of seeds."""
     keep_freed_memory()
     rows = []
     for count in options.seeds:
@@ -81,13 +82,17 @@ def matrix_products(config: TrainConfig, sizes: Sizes) -> Callable[[], object]:
     # critics: own loss, targets, value of the new action (back to the action only); actor: targets, own loss
     layers(inputs + action_size, 3 * critics, 2 * critics, critics, critics)
     layers(inputs, 2, 1, 0, 1)
-    return lambda: [left @ right for left, right in products]
+
+    def multiply() -> torch.Tensor:
+        return [left @ right for left, right in products][-1]
+
+    return Captured(multiply) if device.type == "cuda" and config.cuda_graphs else multiply  # as the updates
 
 
 def _print(row: dict[str, Any], config: TrainConfig, first: str) -> None:
     medians = row["milliseconds"]
     print(
-        f"one update, {row['env']}, seeds {row['seeds']}, batch {config.batch_size_per_task} a task, trunk"
+        f"one update, {row['env']}, seeds {row['seeds']}, batch {config.batch_size_per_task} per task, trunk"
         f" {config.agent.hidden_sizes}, {config.device}, matmul_precision {config.matmul_precision}"
     )
     print(f"{'':<18}{'ms':>8}{'/ ' + first:>12}{'/ products':>12}")

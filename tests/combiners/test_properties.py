@@ -178,7 +178,7 @@ def test_state_round_trip_in_mid_sequence(method, settings):
         assert all(second.state[name] is held[name] for name in held), "state is updated in place"
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if make(name).state])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "torchjd" and make(name).state])
 def test_state_of_another_shape_is_refused(method):
     one, two = make(method, (1,), 5), make(method, (1, 2), 5)
     with pytest.raises(ValueError, match=r"needs shape \[2.*found shape \[1"):
