@@ -12,8 +12,8 @@ from mtrl_conic.envs.metaworld import (
     benchmark_tasks,
     draw_goals,
     make_spec,
-    task_class,
 )
+from mtrl_conic.envs.shipped import task_class
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant.s. may be too high")
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvStep, State
 from mtrl_conic.envs.fast.rebind import fast_class
-from mtrl_conic.envs.metaworld import ShippedTaskEnv
+from mtrl_conic.envs.shipped import ShippedTaskEnv
 
 
 class FastTaskEnv(ShippedTaskEnv):
