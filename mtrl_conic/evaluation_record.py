@@ -88,7 +88,7 @@ def heading(known: dict[str, Any]) -> str:
     lines = [
         f"run         {known['run']} ({method(known)})",
         f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} a task",
-        f"protocol    {name}{kind}; {shared['episodes']} episode{plural} a task and seed on {which},",
+        f"protocol    {name}{kind}; {shared['episodes']} episode{plural} per task and seed on {which},",
         "            deterministic policy, success at any step",
         "versions    " + ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS),
         *_differences(known),

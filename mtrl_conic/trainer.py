@@ -141,7 +141,7 @@ class Trainer:
             result = evaluate(self.steps.exploit, self.eval_envs, episodes, self.device, stop)
         self.evaluated, self.success = self.step, float(result.success_rate.mean())
         self.logger.evaluation(self.step, result, self.wall_seconds)
-        tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes a task and seed")
+        tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes per task and seed")
         if self.success > self.best:
             self.best = self.success
             weights = {"actor": self.agent.actor.params, "step": self.step, "success_rate": self.success}

@@ -33,7 +33,7 @@ class VectorEnv:
     Args:
         spec: builds the environments; with workers it must be picklable and live in an importable module.
         seeds: the S seeds, each at least 0.
-        num_envs_per_task: N, the environments of a task and seed.
+        num_envs_per_task: N, the environments per task and seed.
         workers: processes to step in; 0 steps in this process.
         goals: "random" draws each episode's goal from the environment's own stream; "in_turn" starts with
             goal 0 at `reset` and goes on to the next at each episode's end.
