@@ -25,18 +25,18 @@ _FULL_LENGTH = 2_000_000  # steps a task of the full protocol
 
 
 def benchmark_loop(options: Options) -> list[dict[str, Any]]:
-    """A row a number of seeds, each in a process of its own.
+    """A row per number of seeds, each in a process of its own.
 
-    Milliseconds a vector step of the loop, of its environments alone and of its updates alone. The evaluation is
+    Milliseconds per vector step of the loop, of its environments alone and of its updates alone. The evaluation is
     timed once, with the configured episodes; its share, and the hours of 2M steps per task, are those of a run that
     evaluates every `eval.every` steps.
     """
     rows = []
     print(
         f"{options.env}, {options.combiner}, {options.device}, matmul_precision {options.matmul_precision}:"
-        " milliseconds a vector step of all seeds; evaluation in seconds"
+        " milliseconds per vector step of all seeds; evaluation in seconds"
     )
-    widths = {"seeds": 6, "env": 9, "update": 9, "loop": 9, "/ longer": 10, "a seed": 9, "steps/s": 9}
+    widths = {"seeds": 6, "env": 9, "update": 9, "loop": 9, "/ longer": 10, "per seed": 9, "steps/s": 9}
     widths |= {"evaluation": 12, "share": 8, "2M in h": 9, "GiB": 8, "workers": 9}
     print("".join(f"{text:>{width}}" for text, width in widths.items()))
     for count in options.seeds:
