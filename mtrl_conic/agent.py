@@ -103,7 +103,7 @@ class MultiTaskSAC:
         """One gradient step of critics, actor and temperatures, and one of the target critics.
 
         Returns:
-            Metrics by their names in the log, [S] or [S, K] each.
+            Metrics by their names in the log, [S] or [S, K] each; later updates write into those of `diagnostics`.
         """
         inputs, temperature = self._inputs(batch.observation), self.log_temperature.exp()
         target = self._target(batch, temperature)

@@ -18,8 +18,8 @@ Values = dict[str, NDArray[np.float64]]
 
 
 def to_values(metrics: Mapping[str, Tensor]) -> Values:
-    """Metrics of an update, [S] or [S, K] each, on the host."""
-    return {key: value.detach().double().cpu().numpy() for key, value in metrics.items()}
+    """Metrics of an update, [S] or [S, K] each, copied to the host: the next update writes into some of the tensors."""
+    return {key: value.detach().to("cpu", torch.float64, copy=True).numpy() for key, value in metrics.items()}
 
 
 class EpisodeStatistics:
