@@ -167,7 +167,7 @@ def benchmark_peers(options: Options) -> dict[str, Any]:
         fills[f"TorchJD, {aggregator}"] = torchjd_backward(aggregator)
     functions |= {name: peer(config, sizes, replay, fill) for name, fill in fills.items()}
     medians = in_turns(functions, rounds, unmeasured=1)
-    print(f"one update, {env}, batch {config.batch_size_per_task} a task, trunk {config.agent.hidden_sizes}")
+    print(f"one update, {env}, batch {config.batch_size_per_task} per task, trunk {config.agent.hidden_sizes}")
     print(f"{'':<36}{'ms':>8}{'/ own':>8}")
     for name, seconds in medians.items():
         own = medians.get(_OWN.get(name.split(", ")[-1].lower(), name), seconds)
