@@ -81,7 +81,7 @@ class MultiTaskBackward:
             self._fill_jacobian(losses, self._jacobian[0])
             self.combiner.direction(self._jacobian, detached, out=self._flat[:, : self._size])
         else:
-            self._fill_weighted(stacked, self.combiner.weights(None, detached))
+            self._fill_weighted(stacked, self.combiner.loss_weights(detached))
         for parameter, grad in zip(self._parameters, self._grads, strict=True):
             parameter.grad = grad  # at each call, as `zero_grad` may have taken it away
 
@@ -117,7 +117,6 @@ class MultiTaskBackward:
         """The gradient of the weighted loss; for heads that of the mean loss, unless the combiner weighs losses."""
         weighted = (weights[0].to(losses.dtype) * losses).sum()
         if self._jacobian is None:
-            self.combiner.diagnostics["weight"] = weights
             _write(self._grads, _gradients(weighted, self._parameters))
             return
         count = len(self._shared)

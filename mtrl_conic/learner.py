@@ -94,7 +94,7 @@ class Learner:
         """
         self.combiner.diagnostics.clear()
         detached = losses.detach()
-        before = [tensor.clone() for tensor in self.combiner.state.values()]
+        memory = self.combiner.snapshot()
         self._fill_gradients(losses, detached)
         norm = torch.linalg.vector_norm(self.gradients.flat, dim=1)
         self.gradients.flat.mul_((self.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1).unsqueeze(1))
@@ -104,8 +104,7 @@ class Learner:
         if self.combiner.looks_back:
             with torch.no_grad():
                 self.combiner.after_step(losses_again())
-        for tensor, old in zip(self.combiner.state.values(), before, strict=True):
-            tensor.copy_(torch.where(halted.bool(), old, tensor))
+        self.combiner.restore(memory, halted.bool().expand(len(detached)))
         name = self.combiner.network
         for key, value in self.combiner.diagnostics.items():
             shown = self.diagnostics.setdefault(f"combiner/{name}/{key}", torch.empty_like(value))
@@ -116,11 +115,9 @@ class Learner:
         gradients = self.gradients
         gradients.keep_tasks = self.combiner.needs_jacobian()
         if self.combiner.requires == "losses":
-            weights = self.combiner.weights(None, detached)
-            self.combiner.diagnostics["weight"] = weights
-            (weights * losses).sum().backward()
+            (self.combiner.loss_weights(detached) * losses).sum().backward()
             return
-        gradients.task_weights = None if gradients.keep_tasks else self.combiner.weights(None, detached)
+        gradients.task_weights = None if gradients.keep_tasks else self.combiner.loss_weights(detached)
         losses.sum().backward()
         gradients.finish()
         if gradients.jacobian is not None:

@@ -18,6 +18,10 @@ class Combiner:
     which raises `ValueError` naming the value and the range. `setup` is called once before use; what a method
     remembers from update to update are the tensors in `self.state`, each with a leading seed axis, made there.
 
+    Where a seed's losses or gradients are not finite, `weights` is given an identity and ones in their place, so that
+    no method need look for such numbers. Who calls leaves that seed's parameters alone and undoes what the method
+    learned from it (`snapshot`, `restore`).
+
     Attributes:
         requires: the dearest thing the method looks at. "losses": it weighs losses, no Jacobian is built;
             "gramian": inner products of gradients; "jacobian": the gradients themselves.
@@ -71,15 +75,33 @@ class Combiner:
             out: [S, P], written if given.
 
         Returns:
-            [S, P].
+            [S, P]; not finite where a seed's losses or gradients are not.
         """
         products = gramian(jacobian)
-        weights = self.weights(products, losses)
+        usable = finite_seeds(losses, products)
+        stand_in = torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
+        weights = self.weights(torch.where(usable[:, None, None], products, stand_in), _stand_in(usable, losses))
         self.diagnostics.update(weight=weights, **conflict_statistics(products, weights))
         return weighted_sum(weights, jacobian, out, products)
 
+    def loss_weights(self, losses: Tensor) -> Tensor:
+        """The weights [S, K] of losses [S, K] in an update without Jacobian; finite also where a loss is not."""
+        weights = self.weights(None, _stand_in(finite_seeds(losses), losses))
+        if self.requires == "losses":
+            self.diagnostics["weight"] = weights
+        return weights
+
     def after_step(self, losses: Tensor) -> None:
         """Learn from the losses [S, K] of the same batch at the new parameters; called only if `looks_back`."""
+
+    def snapshot(self) -> list[Tensor]:
+        """What the method remembers, for `restore`."""
+        return [tensor.clone() for tensor in self.state.values()]
+
+    def restore(self, memory: Sequence[Tensor], seeds: Tensor) -> None:
+        """Put the memory of `snapshot` back for the seeds [S] that are True: their update did not happen."""
+        for tensor, old in zip(self.state.values(), memory, strict=True):
+            tensor.copy_(torch.where(seeds.view(-1, *[1] * (tensor.dim() - 1)), old, tensor))
 
     def replayed(self) -> None:
         """Count an update whose device part was replayed: `weights` and `direction` did not run on the host."""
@@ -121,6 +143,17 @@ class SolverCombiner(Combiner):
         missed = self.state["missed_solves"]
         missed += (~(residual <= self.tolerance)).to(missed)  # NaN is a miss
         self.diagnostics.update(residual=residual, missed_solves=missed.clone())
+
+
+def finite_seeds(losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    """Whether all of a seed's losses [S, K] and inner products [S, K, K] are numbers, [S]."""
+    finite = torch.isfinite(losses).all(-1)
+    return finite if gramian is None else finite & torch.isfinite(gramian).flatten(1).all(-1)
+
+
+def _stand_in(usable: Tensor, losses: Tensor) -> Tensor:
+    """The losses [S, K], all 1 where a seed's are not usable [S]: its update does not count, but must not raise."""
+    return torch.where(usable.unsqueeze(-1), losses, 1)
 
 
 def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:

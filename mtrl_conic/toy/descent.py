@@ -76,7 +76,7 @@ def descend(
 def _direction(combiner: Combiner, jacobian: Tensor, losses: Tensor) -> Tensor:
     if combiner.needs_jacobian():
         return combiner.direction(jacobian, losses)
-    return weighted_sum(combiner.weights(None, losses), jacobian)
+    return weighted_sum(combiner.loss_weights(losses), jacobian)
 
 
 class _Recorder:
