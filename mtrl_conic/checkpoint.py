@@ -1,8 +1,8 @@
 """Checkpoints that survive an interruption at any moment.
 
-`step_<n>.pt` holds everything but the replay; the last two are kept. The replay lies beside them in segments,
-each written once: `replay_<first>_<last>.pt` holds those rows of the stream of transitions. A file appears
-under its name only when it is whole.
+`step_<n>.pt` holds everything but the replay; the last two are kept, and the last healthy one. The replay lies
+beside them in segments, each written once: `replay_<first>_<last>.pt` holds those rows of the stream of
+transitions. A file appears under its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import fcntl
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,14 @@ def lock(run_dir: Path) -> int:
     return descriptor
 
 
+class _Facts(NamedTuple):
+    """What pruning must know of a checkpoint."""
+
+    healthy: bool
+    start: int  # of the replay's rows that it needs
+    stop: int
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -54,42 +62,66 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._saved_rows: int | None = None  # the replay's rows below this number are in segments
+        self._facts: dict[int, _Facts | None] = {}  # by step; None where the file cannot be read
 
-    def save(self, step: int, state: dict[str, Any], replay: ReplayBuffer) -> None:
-        """Write the state at `step` and the replay's new rows; drop what the last two do not need."""
+    def save(self, step: int, state: dict[str, Any], replay: ReplayBuffer, healthy: bool = True) -> None:
+        """Write the state at `step` and the replay's new rows; drop what no kept checkpoint needs.
+
+        Args:
+            step: environment steps per task.
+            state: everything but the replay.
+            replay: its rows that no segment holds yet are written.
+            healthy: the run can go on from here; the last such checkpoint outlives any number of others.
+        """
         self.folder.mkdir(exist_ok=True)
         start = max(self._saved_rows or 0, replay.total - replay.capacity)
         if start < replay.total:
             rows = replay.read_rows(start, replay.total).cpu()
             write_file(self.folder / f"replay_{start}_{replay.total}.pt", {"rows": rows})
         self._saved_rows = replay.total
-        state = {**state, "step": step, "replay": replay.state_dict(), "capacity": replay.capacity}
+        state = {**state, "step": step, "replay": replay.state_dict(), "capacity": replay.capacity, "healthy": healthy}
         write_file(self.folder / f"step_{step}.pt", to_plain(state))
+        self._facts[step] = _facts(state)
         self._prune()
 
-    def load(self, replay: ReplayBuffer) -> tuple[dict[str, Any], list[str]]:
-        """The newest checkpoint that can be read, its replay rows put in place.
+    def load(self, replay: ReplayBuffer, step: int | None = None) -> tuple[dict[str, Any], list[str]]:
+        """The newest checkpoint that can be read, its replay rows put in place; later ones are forgotten.
+
+        Args:
+            replay: where the rows go.
+            step: load the checkpoint of exactly this step, and no other.
 
         Returns:
-            The state given to `save`, and a message for each newer checkpoint that is damaged.
+            The state given to `save`, with its "step" and whether it is "healthy", and a message for each newer
+            checkpoint that is damaged.
 
         Raises:
-            CheckpointError: none can be read.
+            CheckpointError: none can be read, or not the one of `step`.
         """
         messages: list[str] = []
-        for step in sorted(self.steps(), reverse=True):
-            path = self.folder / f"step_{step}.pt"
+        for candidate in self._candidates(step):
+            path = self.folder / f"step_{candidate}.pt"
             try:
                 state = read_file(path)
                 self._load_replay(state["replay"], replay)
             except Exception as error:  # whatever is wrong with the file, the one before it may be whole
+                if step is not None:
+                    raise CheckpointError(f"{path} is damaged ({_reason(error)})") from error
                 messages.append(f"{path.name} is damaged ({_reason(error)}), going back to the one before it")
                 continue
-            self._forget_after(step, replay.total)
+            self._facts = {candidate: _facts(state)}
+            self._forget_after(candidate, replay.total)
             return state, messages
         raise CheckpointError(
             f"no usable checkpoint in {self.folder}" + "".join(f"; {message}" for message in messages)
         )
+
+    def _candidates(self, step: int | None) -> list[int]:
+        present = sorted(self.steps(), reverse=True)
+        if step is None or step in present:
+            return present if step is None else [step]
+        listed = ", ".join(map(str, sorted(present))) or "none"
+        raise CheckpointError(f"{self.folder} has no checkpoint of step {step}; there are {listed}")
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints present."""
@@ -127,14 +159,31 @@ class Checkpoints:
             path.unlink()
 
     def _prune(self) -> None:
-        kept = sorted(self.steps())[-KEPT:]
+        """Keep the last two that can be read, the last healthy one, and the rows of the replay that they need."""
+        found = {step: facts for step in sorted(self.steps()) if (facts := self._read_facts(step)) is not None}
+        healthy = [step for step, facts in found.items() if facts.healthy]
+        kept = {*list(found)[-KEPT:], *healthy[-1:]}
         for step in self.steps():
             if step not in kept:
                 (self.folder / f"step_{step}.pt").unlink()
-        oldest = read_file(self.folder / f"step_{kept[0]}.pt")
-        for path, (_, stop) in self._segments().items():
-            if stop <= oldest["replay"]["total"] - oldest["capacity"]:
+                self._facts.pop(step, None)
+        for path, (start, stop) in self._segments().items():
+            if not any(start < found[step].stop and stop > found[step].start for step in kept):
                 path.unlink()
+
+    def _read_facts(self, step: int) -> _Facts | None:
+        """From the file only where this process has neither written nor read it: it can be large."""
+        if step not in self._facts:
+            try:
+                self._facts[step] = _facts(read_file(self.folder / f"step_{step}.pt"))
+            except Exception:  # whatever is wrong with the file, nobody can go on from it
+                self._facts[step] = None
+        return self._facts[step]
+
+
+def _facts(state: dict[str, Any]) -> _Facts:
+    total = state["replay"]["total"]
+    return _Facts(bool(state.get("healthy", True)), max(0, total - state["capacity"]), total)
 
 
 def write_file(path: Path, content: Any) -> None:
