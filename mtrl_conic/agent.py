@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.learner import AgentConfig, Learner, load_adam, make_adam, masked_step
+from mtrl_conic.health import Health
+from mtrl_conic.learner import AgentConfig, Learner
 from mtrl_conic.losses import actor_losses, critic_losses, squashed_gaussian, td_target, temperature_losses
 from mtrl_conic.networks import Layout, MultiHeadMLP, Recorder
+from mtrl_conic.optimizer import SeedwiseAdam
 from mtrl_conic.replay import Batch
 from mtrl_conic.runtime import SeedStreams
 
@@ -27,9 +29,7 @@ class MultiTaskSAC:
         make_combiner: builds a combiner; called once for the critic ensemble and once for the actor.
 
     Attributes:
-        halted: scalar, 1 from the first update on whose loss or gradient was not finite; nothing moves then.
-        masked_updates: scalar, the number of updates since then.
-        bad_losses: [S, K], whether that seed's and task's loss was the reason.
+        health: which seeds still learn; of the others nothing moves.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class MultiTaskSAC:
         shape = (len(seeds), num_tasks)
         initial = torch.tensor(config.initial_temperature, dtype=dtype).log().item()
         self.log_temperature = torch.full(shape, initial, device=device, dtype=dtype)
-        self.log_temperature.grad = torch.zeros_like(self.log_temperature)
-        self.temperature_optimizer = make_adam(self.log_temperature, config)
+        self._temperature_gradient = torch.zeros_like(self.log_temperature)
+        self.temperature_optimizer = SeedwiseAdam(
+            self.log_temperature, self._temperature_gradient, config.learning_rate, config.adam_epsilon
+        )
         self.task_id = torch.eye(num_tasks, device=device, dtype=dtype).view(1, num_tasks, 1, num_tasks)
-        self.halted = torch.zeros((), device=device)
-        self.masked_updates = torch.zeros((), device=device)
-        self.bad_losses = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.health = Health(*shape, ("critic", "actor"), device)
 
     def _learner(self, name: str, nets: list[MultiHeadMLP], combiner: Combiner, seeds: Sequence[int]) -> Learner:
         combiner.network = name
@@ -109,22 +109,21 @@ class MultiTaskSAC:
         target = self._target(batch, temperature)
         values = self._values(self.critic.views, inputs, batch.action, self.critic.gradients)
         losses = critic_losses(values, target)
-        self._note(losses)
         metrics = self.critic.step(
-            losses, self.halted, lambda: critic_losses(self._values(self.critic.views, inputs, batch.action), target)
+            losses, self.health, lambda: critic_losses(self._values(self.critic.views, inputs, batch.action), target)
         )
 
         outputs = self.actor_net(self.actor.views, inputs, self.actor.gradients)
         noise = self._noise("policy", batch.observation)
         losses, log_prob = self._actor_losses(outputs, noise, inputs, temperature)
-        self._note(losses)
         act_again = lambda: self.actor_net(self.actor.views, inputs)  # noqa: E731
         again = lambda: self._actor_losses(act_again(), noise, inputs, temperature)[0]  # noqa: E731
-        metrics |= self.actor.step(losses, self.halted, again)
+        metrics |= self.actor.step(losses, self.health, again)
 
         self._update_temperature(log_prob.detach())
-        self.target_params.lerp_(self.critic.params, self.config.tau * (1 - self.halted).to(self.dtype))
-        self.masked_updates += self.halted
+        learning = (1 - self.health.halted).to(self.dtype).unsqueeze(1)
+        self.target_params.lerp_(self.critic.params, self.config.tau * learning)
+        self.health.count()
         metrics |= {"temperature": temperature, "q_value": values.detach().mean((0, 3))}
         return metrics | self.diagnostics
 
@@ -163,13 +162,9 @@ class MultiTaskSAC:
     def _update_temperature(self, log_prob: Tensor) -> None:
         log_temperature = self.log_temperature.detach().requires_grad_()
         losses = temperature_losses(log_temperature, log_prob, self.target_entropy)
-        assert self.log_temperature.grad is not None
-        self.log_temperature.grad.copy_(torch.autograd.grad(losses.mean(), log_temperature)[0])
-        masked_step(self.temperature_optimizer, self.halted)
-
-    def _note(self, losses: Tensor) -> None:
-        """Remember whose loss was the first not to be finite."""
-        self.bad_losses |= ~torch.isfinite(losses.detach()) & ~self.halted.bool()
+        # The seeds' losses are added: a mean over them would shrink each one's step.
+        self._temperature_gradient.copy_(torch.autograd.grad(losses.mean(1).sum(), log_temperature)[0])
+        self.temperature_optimizer.step(self.health.halted)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -178,6 +173,7 @@ class MultiTaskSAC:
             "target_params": self.target_params,
             "log_temperature": self.log_temperature,
             "temperature_optimizer": self.temperature_optimizer.state_dict(),
+            "health": self.health.state_dict(),
             "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
 
@@ -186,6 +182,7 @@ class MultiTaskSAC:
         self.critic.load_state_dict(state["critic"])
         self.target_params.copy_(state["target_params"])
         self.log_temperature.copy_(state["log_temperature"])
-        load_adam(self.temperature_optimizer, state["temperature_optimizer"])
+        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
+        self.health.load_state_dict(state["health"])
         for name, stream in self.streams.items():
             stream.load_state_dict(state["streams"][name])

@@ -128,6 +128,10 @@ class Checkpoints:
         found = (re.fullmatch(r"step_(\d+)\.pt", path.name) for path in self.folder.glob("step_*.pt"))
         return [int(match[1]) for match in found if match]
 
+    def last_healthy(self) -> int | None:
+        """The step of the last checkpoint that the run can go on from."""
+        return max((step for step in self.steps() if (facts := self._read_facts(step)) and facts.healthy), default=None)
+
     def _segments(self) -> dict[Path, tuple[int, int]]:
         found = {path: re.fullmatch(r"replay_(\d+)_(\d+)\.pt", path.name) for path in self.folder.glob("replay_*.pt")}
         return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.health import Health
 from mtrl_conic.jacobian import TaskGradients
 from mtrl_conic.networks import Layout, initialize
+from mtrl_conic.optimizer import SeedwiseAdam
 from mtrl_conic.runtime import SeedStreams
 
 
@@ -34,25 +36,6 @@ class AgentConfig:
     gradient_scope: str = "shared"  # or "all"
 
 
-def make_adam(params: Tensor, config: AgentConfig) -> torch.optim.Adam:
-    """The fused Adam of one flat tensor; on CUDA it counts its steps on the device, as a graph needs."""
-    rate, epsilon, on_cuda = config.learning_rate, config.adam_epsilon, params.device.type == "cuda"
-    return torch.optim.Adam([params], lr=rate, eps=epsilon, fused=True, capturable=on_cuda)
-
-
-def load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
-    """Take over a saved state, also one of another device."""
-    capturable = optimizer.param_groups[0]["capturable"]
-    optimizer.load_state_dict(state)
-    optimizer.param_groups[0]["capturable"] = capturable
-
-
-def masked_step(optimizer: torch.optim.Adam, halted: Tensor) -> None:
-    """A step of a fused Adam that leaves everything as it is where `halted` is 1, without asking the host."""
-    optimizer.found_inf = halted  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets
-    optimizer.step()
-
-
 class Learner:
     """One network's flat parameters with the gradients, the combiner and the optimizer that move them.
 
@@ -73,19 +56,19 @@ class Learner:
         dtype: torch.dtype,
     ) -> None:
         num_seeds = len(streams.generators)
-        self.layout, self.combiner, self.max_grad_norm = layout, combiner, config.max_grad_norm
+        self.name, self.layout, self.combiner = combiner.network, layout, combiner
+        self.max_grad_norm = config.max_grad_norm
         self.params = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
         initialize(layout, self.params, streams)
         self.gradients = TaskGradients(
             layout, num_seeds, num_tasks, config.gradient_scope, combiner.requires != "losses", device, dtype
         )
-        self.params.grad = self.gradients.flat
         self.views = layout.views(self.params)
-        self.optimizer = make_adam(self.params, config)
+        self.optimizer = SeedwiseAdam(self.params, self.gradients.flat, config.learning_rate, config.adam_epsilon)
         self.diagnostics: dict[str, Tensor] = {}
 
-    def step(self, losses: Tensor, halted: Tensor, losses_again: Callable[[], Tensor]) -> dict[str, Tensor]:
-        """Turn losses [S, K] into one step of the optimizer; where `halted` is or becomes 1, nothing moves.
+    def step(self, losses: Tensor, health: Health, losses_again: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """Turn losses [S, K] into one step of the optimizer; of a seed that is or becomes halted, nothing moves.
 
         `losses_again` gives the losses of the same batch and noise after the step, for combiners that look back.
 
@@ -98,14 +81,13 @@ class Learner:
         self._fill_gradients(losses, detached)
         norm = torch.linalg.vector_norm(self.gradients.flat, dim=1)
         self.gradients.flat.mul_((self.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1).unsqueeze(1))
-        all_finite = torch.isfinite(detached).all() & torch.isfinite(norm).all()
-        halted.copy_(torch.maximum(halted, (~all_finite).to(halted.dtype)))
-        masked_step(self.optimizer, halted)
+        name = self.name
+        health.check(name, detached, norm)
+        self.optimizer.step(health.halted)
         if self.combiner.looks_back:
             with torch.no_grad():
                 self.combiner.after_step(losses_again())
-        self.combiner.restore(memory, halted.bool().expand(len(detached)))
-        name = self.combiner.network
+        self.combiner.restore(memory, health.halted.bool())
         for key, value in self.combiner.diagnostics.items():
             shown = self.diagnostics.setdefault(f"combiner/{name}/{key}", torch.empty_like(value))
             shown.copy_(value)
@@ -133,7 +115,7 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.params.copy_(state["params"])
-        load_adam(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.combiner.load_state_dict(state["combiner"])
         shown = state.get("diagnostics", {})  # checkpoints of earlier versions have none
         self.diagnostics = {key: value.to(self.params.device, copy=True) for key, value in shown.items()}

@@ -16,6 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from mtrl_conic.evaluation import Evaluation
 from mtrl_conic.wandb_logging import WandbWriter
 
+HALTED_FILE = "halted.json"  # which seeds of a run learn no more, and why; absent while all do
+
 
 class Records:
     """A file of JSON lines, each with a "step".
@@ -152,6 +154,8 @@ class RunLogger:
         logger: str | None = None,
     ) -> None:
         self.seeds, self.tasks = list(seeds), list(tasks)
+        self._halted = run_dir / HALTED_FILE
+        self._halted.unlink(missing_ok=True)  # written anew where the checkpoint holds halted seeds
         last_evaluation = last_step if last_evaluation is None else min(last_step, last_evaluation)
         self.evaluations = Records(run_dir / "evaluations.jsonl", last_evaluation)
         self.training = Records(run_dir / "metrics.jsonl", last_step)
@@ -159,8 +163,15 @@ class RunLogger:
         if logger == "wandb":
             self._boards.append(WandbWriter(run_dir, seeds))
 
-    def evaluation(self, step: int, result: Evaluation, wall_seconds: float) -> None:
-        """Record an evaluation: a line per seed."""
+    def evaluation(
+        self, step: int, result: Evaluation, wall_seconds: float, halted: Mapping[int, int] | None = None
+    ) -> None:
+        """Record an evaluation: a line per seed.
+
+        Args:
+            halted: seeds that learn no more, and since which step; their lines say so and no board shows them.
+        """
+        halted = halted or {}
         for row, seed in enumerate(self.seeds):
             success = dict(zip(self.tasks, result.success_rate[row].tolist(), strict=True))
             returns = dict(zip(self.tasks, result.episode_return[row].tolist(), strict=True))
@@ -173,11 +184,14 @@ class RunLogger:
                 "episodes": result.episodes,
                 "wall_seconds": round(wall_seconds, 3),
             }
+            if seed in halted:
+                line["halted"] = halted[seed]
             self.evaluations.write(line)
-        values = {"eval/success_rate": result.success_rate.mean(1)}
+        learning = np.array([seed not in halted for seed in self.seeds])
+        values = {"eval/success_rate": np.where(learning, result.success_rate.mean(1), np.nan)}
         for column, task in enumerate(self.tasks):
-            values[f"eval/success_rate/{task}"] = result.success_rate[:, column]
-            values[f"eval/return/{task}"] = result.episode_return[:, column]
+            values[f"eval/success_rate/{task}"] = np.where(learning, result.success_rate[:, column], np.nan)
+            values[f"eval/return/{task}"] = np.where(learning, result.episode_return[:, column], np.nan)
         self._to_boards(step, values)
         self.flush()
 
@@ -193,6 +207,12 @@ class RunLogger:
             line = {key: float(value[row]) for key, value in flat.items() if np.isfinite(value[row])}
             self.training.write({"step": step, "seed": seed, **line})
         self._to_boards(step, flat)
+
+    def halted(self, seeds: Sequence[Mapping[str, Any]]) -> None:
+        """Write down which seeds learn no more and why, in place of what was there."""
+        temporary = self._halted.with_suffix(".tmp")
+        temporary.write_text(json.dumps(list(seeds), indent=2) + "\n")
+        temporary.replace(self._halted)
 
     def _to_boards(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
         for board in self._boards:

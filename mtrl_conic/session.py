@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
 from mtrl_conic.capture import CaptureError
-from mtrl_conic.checkpoint import CheckpointError
+from mtrl_conic.checkpoint import CheckpointError, Checkpoints
 from mtrl_conic.config import ConfigError, TrainConfig
 from mtrl_conic.continuation import Stage, prepare, stage
 from mtrl_conic.envs.vector import WorkerError
 from mtrl_conic.run_folder import open_run
-from mtrl_conic.trainer import NonFiniteError, Trainer
+from mtrl_conic.seed_watch import HaltedSeed, read_halted
+from mtrl_conic.trainer import AllHaltedError, Trainer
 
 
 class Signals:
@@ -36,11 +38,18 @@ class Signals:
         return self.received is not None
 
 
-def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
+def train(config: TrainConfig, resume: bool, stopped: Signals, resume_from: int | None = None) -> int:
     """Train in the run folder of `config` and say on standard error what ended it, if not its last step.
 
+    Args:
+        config: the settings.
+        resume: go on with what the folder holds.
+        stopped: says when to stop.
+        resume_from: go back to the checkpoint of this step; later ones and their records are removed.
+
     Returns:
-        The exit status: 0 done or out of `max_wall_seconds`, 128 + n stopped by a signal, 1 anything else.
+        The exit status: 0 done or out of `max_wall_seconds`, 128 + n stopped by a signal, 1 anything else, also a run
+        of which a seed stopped learning.
 
     Raises:
         ConfigError: the folder cannot be used, or no checkpoint of it.
@@ -48,15 +57,21 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}", flush=True)
         try:
-            trainer = Trainer(config, run_dir, resume)
+            trainer = Trainer(config, run_dir, resume, resume_from)
         except CheckpointError as error:
             raise ConfigError(f"resume={run_dir}: {error}") from error
+        except AllHaltedError as error:
+            print(f"error: resume={run_dir}: {error}; {_go_back(run_dir)}", file=sys.stderr)
+            return 1
         except WorkerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         try:
             complete = trainer.run(stopped)
-        except (NonFiniteError, WorkerError) as error:
+        except AllHaltedError as error:
+            print(f"error: {error}; {_go_back(run_dir)}", file=sys.stderr)
+            return 1
+        except WorkerError as error:
             print(f"error: {error}; a checkpoint was written: resume={run_dir}", file=sys.stderr)
             return 1
         except CaptureError as error:
@@ -67,25 +82,47 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
             trainer.close()
         if not complete:
             print(f"stopped at step {trainer.step}; continue with resume={run_dir}", file=sys.stderr)
-        return 128 + stopped.received if stopped.received and not complete else 0
+        if stopped.received and not complete:
+            return 128 + stopped.received
+        return _name_halted(trainer.seed_watch.halted.values())
 
 
-def resume(config: TrainConfig, stopped: Signals) -> int:
-    """`train` on in the folder of a run.
+def resume(config: TrainConfig, stopped: Signals, resume_from: int | None = None) -> int:
+    """`train` on in the folder of a run; arguments as there.
 
     Raises:
-        ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove.
+        ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove, or none of
+            step `resume_from`.
     """
     run_dir = Path(str(config.run_dir))
+    steps = Checkpoints(run_dir / "checkpoints").steps()
+    if resume_from is not None and resume_from not in steps:
+        there_are = ", ".join(map(str, sorted(steps))) or "none"
+        raise ConfigError(f"resume_from={resume_from}: no such checkpoint; there are those of step {there_are}")
     unsure = not (run_dir / "checkpoints").is_dir()
     if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
         return _leave(config)
-    return train(config, True, stopped)
+    return train(config, True, stopped, resume_from)
 
 
 def _leave(config: TrainConfig) -> int:
     print(f"complete: {config.run_dir}", flush=True)
-    return 0
+    return _name_halted(read_halted(Path(str(config.run_dir))))
+
+
+def _name_halted(halted: Iterable[HaltedSeed]) -> int:
+    """Say which seeds stopped learning before the end; returns the exit status."""
+    lines = [f"error: {seed}; its results since are those of its last finite weights" for seed in halted]
+    for line in lines:
+        print(line, file=sys.stderr)
+    return 1 if lines else 0
+
+
+def _go_back(run_dir: Path) -> str:
+    step = Checkpoints(run_dir / "checkpoints").last_healthy()
+    if step is None:
+        return "no checkpoint is left of before"
+    return f"resume={run_dir} resume_from={step} goes back to the last checkpoint before it"
 
 
 def train_or_resume(config: TrainConfig, stopped: Signals) -> int:

@@ -35,6 +35,8 @@ All settings with their meaning: configs/train.yaml and the folders beside it.
 
 resume=RUN_DIR uses the stored settings; steps_per_task, device, cuda_graphs, env.workers, eval.*, max_wall_seconds and
 logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or goes on with it.
+resume=RUN_DIR resume_from=STEP goes back to an earlier checkpoint, say of before a seed stopped learning; what came
+later is removed.
 --config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
@@ -68,6 +70,7 @@ class _Command:
     config_dirs: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
     resume: str | None = None
+    resume_from: int | None = None
     multirun: bool = False
 
 
@@ -86,7 +89,9 @@ def _run(command: _Command) -> int:
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
-        return resume(resume_config(command.resume, command.overrides), stopped)
+        return resume(resume_config(command.resume, command.overrides), stopped, command.resume_from)
+    if command.resume_from is not None:
+        raise ConfigError(f"resume_from={command.resume_from}: goes with resume=RUN_DIR")
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
         return train(config, False, stopped)
@@ -113,9 +118,19 @@ def _split(arguments: list[str]) -> _Command | None:
             raise ConfigError(f"{argument}: no such option; there are --config-dir, --multirun and --help")
         elif flag == "resume":
             command.resume = value
+        elif flag == "resume_from":
+            command.resume_from = _step(argument, value)
         else:
             command.overrides.append(argument)
     return command
+
+
+def _step(argument: str, value: str) -> int:
+    from mtrl_conic.config import ConfigError
+
+    if not (value.isascii() and value.isdecimal()):
+        raise ConfigError(f"{argument}: must be the step of a checkpoint of the run, such as 10000")
+    return int(value)
 
 
 def _usage() -> str:

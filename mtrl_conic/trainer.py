@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,13 @@ from mtrl_conic.logging import RunLogger
 from mtrl_conic.metrics import EpisodeStatistics, Stopwatch, to_values
 from mtrl_conic.replay import ReplayBuffer
 from mtrl_conic.runtime import keep_freed_memory, make_current
+from mtrl_conic.seed_watch import SeedWatch
 from mtrl_conic.steps import device_steps
 from mtrl_conic.transfer import StepTransfer
 
 
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient stopped being a number."""
+class AllHaltedError(RuntimeError):
+    """No seed of the run learns any more."""
 
 
 class Trainer:
@@ -35,13 +37,17 @@ class Trainer:
         config: settings, already validated.
         run_dir: the run folder; it exists.
         resume: continue from its newest checkpoint, if it has any.
+        resume_from: the step of another checkpoint to continue from.
 
     Raises:
         CheckpointError: `resume`, and no checkpoint can be read.
+        AllHaltedError: `resume`, and no seed of the checkpoint learns any more.
         WorkerError: an environment could not be built.
     """
 
-    def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
+    def __init__(
+        self, config: TrainConfig, run_dir: Path, resume: bool = False, resume_from: int | None = None
+    ) -> None:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
         make_current(self.device)
         keep_freed_memory()
@@ -51,6 +57,7 @@ class Trainer:
         self.replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task, self.device)
         self.checkpoints = Checkpoints(run_dir / "checkpoints")
         self.step = self.evaluated = 0
+        self.saved = -1
         self.best = -1.0
         self.wall_seconds = 0.0
         self.success = float("nan")
@@ -58,9 +65,12 @@ class Trainer:
         self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
         self.watch = Stopwatch()
         resuming = resume and self.checkpoints.folder.is_dir()
-        state = self._load() if resuming else None
+        state = self._load(resume_from) if resuming else None
         last = self.step if resuming else -1
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
+        counts = (config.updates_per_step, config.env.num_envs_per_task)
+        self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, *counts)
+        self._look_at_seeds()
         self.steps = device_steps(self.agent, self.replay, config.batch_size_per_task, config.cuda_graphs)
         timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
         self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
@@ -78,18 +88,20 @@ class Trainer:
             Whether the run is complete.
 
         Raises:
-            NonFiniteError: a loss or gradient is not a number; the checkpoint holds the last finite state.
+            AllHaltedError: no seed learns any more; the checkpoint holds the last finite state of each.
             WorkerError: an environment failed.
         """
         limit = self.config.max_wall_seconds or float("inf")
         start, before = time.perf_counter(), self.wall_seconds
         stop = lambda: should_stop() or time.perf_counter() - start > limit  # noqa: E731
         bar = tqdm(total=self.config.steps_per_task, initial=self.step, unit="step", disable=None)
+        bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
         try:
             while True:
                 self.wall_seconds = before + time.perf_counter() - start
                 if self._evaluation_due():
                     self._evaluate(stop)
+                    bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
                 if self.step >= self.config.steps_per_task:
                     return True
                 if stop():
@@ -97,7 +109,6 @@ class Trainer:
                 self._step()
                 bar.update(self.step - bar.n)
                 if self._passed(self.config.metrics_every):
-                    bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
                     self._log()
         except (Interrupted, WorkerError) as reason:
             self._save(final=True)
@@ -134,15 +145,15 @@ class Trainer:
         self.step += config.env.num_envs_per_task
 
     def _evaluate(self, stop: Callable[[], bool]) -> None:
-        self._check_finite()
+        self._look_at_seeds()
         final = self.step >= self.config.steps_per_task
         episodes = self.config.eval.final_episodes if final else self.config.eval.episodes
         with self.watch("eval"):
             result = evaluate(self.steps.exploit, self.eval_envs, episodes, self.device, stop)
         self.evaluated, self.success = self.step, float(result.success_rate.mean())
-        self.logger.evaluation(self.step, result, self.wall_seconds)
+        self.logger.evaluation(self.step, result, self.wall_seconds, self.seed_watch.since)
         tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes per task and seed")
-        if self.success > self.best:
+        if self.success >= self.best:  # of equals the latest
             self.best = self.success
             weights = {"actor": self.agent.actor.params, "step": self.step, "success_rate": self.success}
             self.checkpoints.folder.mkdir(exist_ok=True)
@@ -150,27 +161,25 @@ class Trainer:
         self._save()
 
     def _log(self) -> None:
-        self._check_finite()
-        values = to_values(self.metrics)
+        self._look_at_seeds()
+        values = self.seed_watch.mask(to_values(self.metrics))
+        for line in self.seed_watch.huge_losses(values):
+            tqdm.write(f"warning: step {self.step}: {line}", file=sys.stderr)
         values |= self.episodes.take()
         values |= self.watch.take(self.step, len(self.config.seeds))
         self.logger.metrics(self.step, values)
 
-    def _check_finite(self) -> None:
-        """Stop if an update was masked since the last look, the only place that waits for the device."""
-        if not self.agent.halted.item():
-            return
-        lost = int(self.agent.masked_updates.item())
-        vector_steps = -(-lost // self.config.updates_per_step)
-        step = self.step - vector_steps * self.config.env.num_envs_per_task
-        self._save()
-        raise NonFiniteError(f"step {step} a task: {self._bad_names()} is not finite; nothing was updated since")
-
-    def _bad_names(self) -> str:
-        bad = self.agent.bad_losses.nonzero().tolist()
-        tasks = self.envs.spec.tasks
-        names = [f"the loss of seed {self.config.seeds[row]}, task {tasks[column]}" for row, column in bad]
-        return " and ".join(names) or "a gradient"
+    def _look_at_seeds(self) -> None:
+        """Name the seeds that stopped learning since the last look, the only place that waits for the device."""
+        new = self.seed_watch.look(self.step)
+        if new:
+            self.logger.halted(self.seed_watch.records())
+        if self.seed_watch.all_halted:
+            if self.saved < self.step:
+                self._save()
+            raise AllHaltedError("; ".join(map(str, self.seed_watch.halted.values())))
+        for halted in new:
+            tqdm.write(f"warning: {halted}; the other seeds go on", file=sys.stderr)
 
     def _save(self, final: bool = False) -> None:
         self.logger.flush()
@@ -185,13 +194,16 @@ class Trainer:
             "envs": envs,
             "evaluated": self.evaluated,
             "best": self.best,
+            "success": self.success,
             "wall_seconds": self.wall_seconds,
             "episodes": self.episodes.state_dict(),
         }
-        self.checkpoints.save(self.step, state, self.replay)
+        healthy = not bool(self.agent.health.halted.any())
+        self.checkpoints.save(self.step, state, self.replay, healthy)
+        self.saved = self.step
 
-    def _load(self) -> dict[str, Any]:
-        state, messages = self.checkpoints.load(self.replay)
+    def _load(self, step: int | None) -> dict[str, Any]:
+        state, messages = self.checkpoints.load(self.replay, step)
         for message in messages:
             tqdm.write(message)
         try:
@@ -200,7 +212,8 @@ class Trainer:
             raise CheckpointError(f"{self.run_dir}: {error}") from error
         self.episodes.load_state_dict(to_numpy(state["episodes"]))
         self.step, self.evaluated = state["step"], state["evaluated"]
-        self.best, self.wall_seconds = state["best"], state["wall_seconds"]
+        self.best, self.success, self.wall_seconds = state["best"], state["success"], state["wall_seconds"]
+        self.saved = self.step
         return state
 
     def _start_envs(self, state: dict[str, Any] | None) -> Tensor:

@@ -178,11 +178,11 @@ def test_a_recorded_run_equals_a_plain_one_and_resumes(tmp_path, monkeypatch):
 class PlainSteps:
     """For Adam, whose fused kernel there is not for tensors without numbers."""
 
-    def __init__(self, params, _):
-        self.params, self.found_inf = params, None
+    def __init__(self, params, gradient, *_):
+        self.params, self.gradient = params, gradient
 
-    def step(self):
-        self.params.sub_(self.params.grad * (1 - self.found_inf))
+    def step(self, halted):
+        self.params.sub_(self.gradient * (1 - halted).unsqueeze(1))
 
 
 class OneDevice(TorchDispatchMode):
@@ -200,8 +200,8 @@ def without_numbers(monkeypatch):
     """Lets an agent live on torch's "meta" device: it takes the GPU's branches there, and to read a number raises."""
     with_streams_on = SeedStreams.__init__
     monkeypatch.setattr(SeedStreams, "__init__", lambda self, seeds, purpose, _: with_streams_on(self, seeds, purpose))
-    monkeypatch.setattr(mtrl_conic.agent, "make_adam", PlainSteps)
-    monkeypatch.setattr(mtrl_conic.learner, "make_adam", PlainSteps)
+    monkeypatch.setattr(mtrl_conic.agent, "SeedwiseAdam", PlainSteps)
+    monkeypatch.setattr(mtrl_conic.learner, "SeedwiseAdam", PlainSteps)
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     error = next(line for line in process.stderr.splitlines() if line.startswith("error"))
-    assert "step 60 a task" in error  # the first update comes right after the warm-up
-    assert "seed 0, task direct" in error
+    assert "seed 0 stopped learning at step 60" in error  # the first update comes right after the warm-up
+    assert "critic: the loss of direct" in error
     state = newest(tmp_path / "run")
     assert torch.isfinite(state["agent"]["critic"]["params"]).all()
     assert torch.isfinite(state["agent"]["target_params"]).all()

@@ -51,6 +51,7 @@ class Run:
         tasks: the K task names.
         curves: by seed.
         traces: combiner diagnostics by seed, then by "critic/cosine", "actor/weight" and so on.
+        halted: what stopped a seed that learns no more, by seed; its curve ends before.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Run:
     tasks: tuple[str, ...]
     curves: dict[int, Curve]
     traces: dict[int, dict[str, Trace]] = field(default_factory=dict)
+    halted: dict[int, str] = field(default_factory=dict)
 
     @property
     def budget(self) -> int:
@@ -70,10 +72,13 @@ def read_run(folder: Path, notes: list[str]) -> Run | None:
     """Read a run folder; None when nothing of it can be used. What is wrong is added to `notes`."""
     notes_here: list[str] = []
     config = _config(folder / "config.yaml", notes_here)
-    tasks, curves = _evaluations(folder / "evaluations.jsonl", notes_here)
+    halted = _halted(folder / "halted.json", notes_here)
+    tasks, curves = _evaluations(folder / "evaluations.jsonl", notes_here, halted)
     run = None
+    notes_here += [f"seed {seed} {what}" for seed, what in sorted(halted.items())]
     if config is not None and curves:
-        run = Run(folder, config, _provenance(folder / "provenance.json", notes_here), tasks, curves)
+        pieces = _provenance(folder / "provenance.json", notes_here)
+        run = Run(folder, config, pieces, tasks, curves, halted=halted)
         run.traces = _metrics(folder / "metrics.jsonl", tasks, notes_here)
         _check_completeness(run, notes_here)
     notes += [f"{folder}: {note}" for note in notes_here]
@@ -129,7 +134,23 @@ def _lines(path: Path, damaged: list[int]) -> Iterator[tuple[int, dict[str, Any]
             damaged.append(number)
 
 
-def _evaluations(path: Path, notes: list[str]) -> tuple[tuple[str, ...], dict[int, Curve]]:
+def _halted(path: Path, notes: list[str]) -> dict[int, str]:
+    """What stopped the seeds that learn no more, by seed."""
+    if not path.is_file():
+        return {}
+    try:
+        lines = json.loads(path.read_text(errors="replace"))
+        return {int(line["seed"]): _stop(line["step"], f"{line['network']}: {line['cause']}") for line in lines}
+    except (ValueError, KeyError, TypeError):
+        notes.append("halted.json is damaged; it says which seeds stopped learning, and why")
+        return {}
+
+
+def _stop(step: int, cause: str) -> str:
+    return f"stopped learning at step {step:,} ({cause} is not finite)"
+
+
+def _evaluations(path: Path, notes: list[str], halted: dict[int, str]) -> tuple[tuple[str, ...], dict[int, Curve]]:
     if not path.is_file():
         notes.append("evaluations.jsonl is missing; the run is left out")
         return (), {}
@@ -145,7 +166,9 @@ def _evaluations(path: Path, notes: list[str]) -> tuple[tuple[str, ...], dict[in
     damaged += [number for number, line in lines if set(line["success"]) != set(tasks)]
     by_seed: dict[int, dict[int, dict[str, Any]]] = {}
     for _, line in lines:
-        if set(line["success"]) == set(tasks):
+        if type(line.get("halted")) is int:  # of weights that learn no more
+            halted.setdefault(line["seed"], _stop(line["halted"], "a number"))
+        elif set(line["success"]) == set(tasks):
             by_seed.setdefault(line["seed"], {})[line["step"]] = line  # the last of a step counts
     if damaged:
         notes.append(f"evaluations.jsonl: {_number_of(damaged)} cannot be used and {_are(damaged)} left out")
@@ -218,13 +241,13 @@ def _in_order(by_step: dict[int, Any]) -> Array:
 
 
 def _check_completeness(run: Run, notes: list[str]) -> None:
-    missing = sorted(set(run.config["seeds"]) - run.curves.keys())
+    missing = sorted(set(run.config["seeds"]) - run.curves.keys() - run.halted.keys())
     if missing:
         named = f"seeds {', '.join(map(str, missing))} have" if len(missing) > 1 else f"seed {missing[0]} has"
         notes.append(f"{named} no usable evaluation, though config.yaml names {'them' if len(missing) > 1 else 'it'}")
     stopped: dict[int, list[int]] = {}
     for seed, curve in run.curves.items():
-        if curve.steps[-1] < run.budget:
+        if curve.steps[-1] < run.budget and seed not in run.halted:
             stopped.setdefault(int(curve.steps[-1]), []).append(seed)
     for step, seeds in sorted(stopped.items()):
         named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"

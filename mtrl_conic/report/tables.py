@@ -74,6 +74,7 @@ def _remarks(method: Method, section: Section, limit: int | None) -> list[str]:
     found = []
     if len(method.seeds) == 1:
         found.append("one seed: no standard error, no interval")
+    found += [f"seed {seed} {run.halted[seed]}" for seed, run in method.runs.items() if seed in run.halted]
     if method.stopped:
         found.append(f"not in the numbers, as stopped earlier: seed {', '.join(map(str, method.stopped))}")
     if limit is None and method.steps[-1] < method.budget:

@@ -235,6 +235,39 @@ class TestDamage:
         assert not any(value in ("nan", "inf", "None") for row in rows for value in row.values())
 
 
+def halt(run, seed, step):
+    """Leave the records as they are where that seed stopped learning at that step."""
+    path = run / "evaluations.jsonl"
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    for line in lines:
+        if line["seed"] == seed and line["step"] >= step:
+            line["halted"] = step
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    causes = json.loads((run / "halted.json").read_text()) if (run / "halted.json").exists() else []
+    causes.append({"step": step, "seed": seed, "network": "critic", "cause": "the loss of push-v3"})
+    (run / "halted.json").write_text(json.dumps(causes))
+
+
+def test_a_halted_seed_never_looks_like_a_result(tmp_path):
+    some, every, early = (make_run(tmp_path / "runs" / name, name) for name in ("ls", "pcgrad", "famo"))
+    halt(some, 1, 530)
+    for seed in range(3):
+        halt(every, seed, 530)
+        halt(early, seed, 30)
+    page = report(tmp_path / "runs", tmp_path / "out")
+    rows = {row["method"]: row for row in table(tmp_path / "out" / "mt10_v2_goals0")}
+    why = "stopped learning at step 530 (critic: the loss of push-v3 is not finite)"
+    assert (rows["LS"]["seeds"], rows["LS"]["steps_per_task"]) == ("0, 2", "1,000 of 1,000")
+    assert f"seed 1 {why}" in rows["LS"]["remarks"]
+    assert rows["PCGrad"]["steps_per_task"] == "500 of 1,000"
+    assert all(f"seed {seed} {why}" in rows["PCGrad"]["remarks"] for seed in range(3))
+    assert "FAMO" not in rows
+    told = notes(page)
+    assert any(note.endswith(f"runs/ls: seed 1 {why}") for note in told)
+    assert any("runs/famo: seed 2 stopped learning at step 30 (" in note for note in told)
+    assert not any("unfinished" in note for note in told)
+
+
 def test_protocols_never_share_a_table(tmp_path):
     make_run(tmp_path / "runs" / "a", "conicgrad")
     make_run(tmp_path / "runs" / "b", "ls")
