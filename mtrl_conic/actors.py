@@ -13,7 +13,8 @@ from mtrl_conic.checkpoint import Checkpoints, read_file
 from mtrl_conic.compose import load_stored, typed
 from mtrl_conic.config import ConfigError, TrainConfig, first_line
 from mtrl_conic.envs import space_sizes, task_names
-from mtrl_conic.networks import Layout, MultiHeadMLP
+from mtrl_conic.networks.layout import Layout
+from mtrl_conic.networks.multi_head import MultiHeadMLP
 
 CHECKPOINTS = ("best", "last")
 _ATTEMPTS = 10  # to read a checkpoint before a training at work drops it
@@ -49,7 +50,7 @@ class Actors:
         input_size = self.observation_size + (num_tasks if agent.task_id_input else 0)
         sizes = (input_size, agent.hidden_sizes, 2 * action_size, num_tasks)
         self._net = MultiHeadMLP("actor", *sizes, agent.layer_norm)
-        layout = Layout(self._net.shared, self._net.heads)
+        layout = Layout(self._net.parameters)
         if weights.params.shape != (len(config.seeds), layout.size):
             raise ConfigError(f"{weights.file} does not fit the settings in config.yaml: they are of another run")
         rows = [_row(config.seeds, seed) for seed in self.seeds]
@@ -81,7 +82,8 @@ class Actors:
     def outputs(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """The heads' outputs [S, T, N, 2A] for observations [S, T, N, O] of T tasks, by default all in order."""
         chosen: Any = slice(None) if tasks is None else list(tasks)
-        views = {name: view[:, chosen] if name in self._net.heads else view for name, view in self._views.items()}
+        own = [name for name, parameter in self._net.parameters.items() if parameter.per_task]
+        views = self._views | {name: self._views[name][:, chosen] for name in own}
         if self._one_hot is not None:
             task_id = self._one_hot[chosen].view(1, -1, 1, len(self.tasks)).expand(*observation.shape[:3], -1)
             observation = torch.cat((observation, task_id), -1)

@@ -12,7 +12,10 @@ from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.health import Health
 from mtrl_conic.learner import AgentConfig, Learner
 from mtrl_conic.losses import actor_losses, critic_losses, squashed_gaussian, td_target, temperature_losses
-from mtrl_conic.networks import Layout, MultiHeadMLP, Recorder
+from mtrl_conic.networks.layers import Recorder
+from mtrl_conic.networks.layout import Layout
+from mtrl_conic.networks.multi_head import MultiHeadMLP
+from mtrl_conic.networks.protocol import Network
 from mtrl_conic.optimizer import SeedwiseAdam
 from mtrl_conic.replay import Batch
 from mtrl_conic.runtime import SeedStreams
@@ -68,13 +71,12 @@ class MultiTaskSAC:
         self.task_id = torch.eye(num_tasks, device=device, dtype=dtype).view(1, num_tasks, 1, num_tasks)
         self.health = Health(*shape, ("critic", "actor"), device)
 
-    def _learner(self, name: str, nets: list[MultiHeadMLP], combiner: Combiner, seeds: Sequence[int]) -> Learner:
+    def _learner(self, name: str, nets: Sequence[Network], combiner: Combiner, seeds: Sequence[int]) -> Learner:
         combiner.network = name
         combiner.setup(seeds, self.num_tasks, self.device)
-        shared = {name: shape for net in nets for name, shape in net.shared.items()}
-        heads = {name: shape for net in nets for name, shape in net.heads.items()}
+        layout = Layout({name: parameter for net in nets for name, parameter in net.parameters.items()})
         streams = self.streams["initialization"]
-        return Learner(Layout(shared, heads), combiner, self.config, streams, self.num_tasks, self.device, self.dtype)
+        return Learner(layout, combiner, self.config, streams, self.num_tasks, self.device, self.dtype)
 
     @torch.no_grad()
     def act(self, observation: Tensor, deterministic: bool = False) -> Tensor:

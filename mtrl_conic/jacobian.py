@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_conic.networks import Layout
+from mtrl_conic.networks.layout import Layout
 
 
 class TaskGradients:
-    """Buffers for the gradients of one network, filled by a backward pass (a `networks.Recorder`).
+    """Buffers for the gradients of one network, filled by a backward pass (a `networks.layers.Recorder`).
 
     Args:
         layout: of the flat parameters [S, P].
@@ -53,37 +53,54 @@ class TaskGradients:
     def jacobian(self) -> Tensor | None:
         return self._jacobian if self.keep_tasks else None
 
-    def shared(self, name: str, inputs: Tensor, delta: Tensor) -> None:
-        """Write the weight and bias gradient of a shared layer; see `networks.Recorder`."""
-        if self.jacobian is None:
-            target = self.flat
-            if self.task_weights is not None:
-                delta = self._weigh(delta.unflatten(1, (self.num_tasks, -1))).flatten(1, 2)
-        else:  # the same products with the tasks kept apart: a batch of S·K matrices
-            rows = (len(self.flat) * self.num_tasks, -1)
-            inputs, delta = (t.view(*rows, t.shape[-1]) for t in (inputs, delta))
-            target = self.jacobian.flatten(0, 1)
-        torch.bmm(delta.mT, inputs, out=self.layout.view(target, f"{name}.weight"))
-        torch.sum(delta, 1, out=self.layout.view(target, f"{name}.bias"))
+    def shared_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
+        """Write the gradient of a shared weight; see `networks.layers.Recorder`."""
+        rows, delta = self._rows(delta)
+        inputs = inputs.view(len(rows), -1, inputs.shape[-1])
+        torch.bmm(delta.mT, inputs, out=self.layout.view(rows, name))
 
-    def head(self, name: str, inputs: Tensor, delta: Tensor) -> None:
-        """Write the weight and bias gradient of the heads; see `networks.Recorder`."""
-        if self.task_weights is not None and self.scope_size == self.layout.size:
-            delta = self._weigh(delta)
-        self._write_head(f"{name}.weight", delta.mT @ inputs)
-        self._write_head(f"{name}.bias", delta.sum(2))
+    def shared_vector(self, name: str, delta: Tensor) -> None:
+        """Write the gradient of a shared vector."""
+        rows, delta = self._rows(delta)
+        torch.sum(delta, 1, out=self.layout.view(rows, name))
+
+    def task_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
+        """Write the gradients of the tasks' own weights."""
+        self._write_own(name, self._weigh_own(delta).mT @ inputs)
+
+    def task_vector(self, name: str, delta: Tensor) -> None:
+        """Write the gradients of the tasks' own vectors."""
+        self._write_own(name, self._weigh_own(delta).sum(2))
+
+    def _rows(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Where shared gradients go, and the output gradient [S, K·B, O] cut to fit.
+
+        With a Jacobian its rows [S·K, J] and [S·K, B, O]: the same products with the tasks kept apart. Otherwise the
+        flat gradient [S, P] and the output gradient weighed by task.
+        """
+        if self.jacobian is not None:
+            rows = self.jacobian.flatten(0, 1)
+            return rows, delta.view(len(rows), -1, delta.shape[-1])
+        if self.task_weights is not None:
+            delta = self._weigh(delta.unflatten(1, (self.num_tasks, -1))).flatten(1, 2)
+        return self.flat, delta
+
+    def _weigh_own(self, delta: Tensor) -> Tensor:
+        """Parameters of single tasks are weighed where they are in the scope."""
+        in_scope = self.task_weights is not None and self.scope_size == self.layout.size
+        return self._weigh(delta) if in_scope else delta
 
     def _weigh(self, delta: Tensor) -> Tensor:
         assert self.task_weights is not None
         return delta * self.task_weights.to(delta.dtype)[:, :, None, None]
 
-    def _write_head(self, name: str, gradient: Tensor) -> None:
+    def _write_own(self, name: str, gradient: Tensor) -> None:
         if self.jacobian is None or self.scope_size < self.layout.size:
             self.layout.view(self.flat, name).copy_(gradient)
             return
         block = self.layout.blocks[name]
         rows = self.jacobian[..., block.start : block.stop].unflatten(2, (self.num_tasks, -1))
-        rows.diagonal(dim1=1, dim2=2).copy_(gradient.flatten(2).mT)  # [S, ·, K]: task k's row, head k's columns
+        rows.diagonal(dim1=1, dim2=2).copy_(gradient.flatten(2).mT)  # [S, ·, K]: task k's row, its own columns
 
     def finish(self) -> None:
         """Scale the heads outside the scope to the gradient of the mean loss."""

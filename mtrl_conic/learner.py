@@ -12,7 +12,7 @@ from torch import Tensor
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.health import Health
 from mtrl_conic.jacobian import TaskGradients
-from mtrl_conic.networks import Layout, initialize
+from mtrl_conic.networks.layout import Layout
 from mtrl_conic.optimizer import SeedwiseAdam
 from mtrl_conic.runtime import SeedStreams
 
@@ -59,7 +59,7 @@ class Learner:
         self.name, self.layout, self.combiner = combiner.network, layout, combiner
         self.max_grad_norm = config.max_grad_norm
         self.params = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
-        initialize(layout, self.params, streams)
+        layout.initialize(self.params, streams)
         self.gradients = TaskGradients(
             layout, num_seeds, num_tasks, config.gradient_scope, combiner.requires != "losses", device, dtype
         )

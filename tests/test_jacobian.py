@@ -9,7 +9,7 @@ from mtrl_conic.agent import AgentConfig, MultiTaskSAC
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.ls import LS
 from mtrl_conic.losses import actor_losses, critic_losses, squashed_gaussian
-from mtrl_conic.networks import MultiHeadMLP
+from mtrl_conic.networks.multi_head import MultiHeadMLP
 from mtrl_conic.products import gramian, weighted_sum
 from mtrl_conic.replay import Batch
 

@@ -31,6 +31,7 @@ LEVELS = [
 SIDEWAYS = {
     ("envs", "envs"),
     ("combiners", "combiners"),
+    ("networks", "networks"),
     ("toy", "toy"),
     ("benchmark", "benchmark"),
     ("report", "report"),

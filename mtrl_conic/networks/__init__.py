@@ -1,0 +1,1 @@
+"""Networks over flat parameters, for S seeds and K tasks at once."""

@@ -1,0 +1,117 @@
+"""The layers' gradients by way of a recorder, against plain autograd in float64, and initial values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mtrl_conic.jacobian import TaskGradients
+from mtrl_conic.networks import layers
+from mtrl_conic.networks.initial import constant, he_uniform, orthogonal, uniform
+from mtrl_conic.networks.layout import Layout, Parameter
+from mtrl_conic.runtime import SeedStreams
+
+S, K, B, I, W, O, E = 2, 3, 5, 4, 6, 2, 3
+
+
+class Everything:
+    """Every layer once: an embedding beside the input, a shared layer, layer norm with gain and bias, a head."""
+
+    def __init__(self):
+        self.parameters = {"embedding": Parameter((K, E), uniform(1.0), per_task=True)}
+        self.parameters |= layers.linear_parameters("trunk", I + E, W, he_uniform(I + E))
+        self.parameters |= layers.layer_norm_parameters("norm", W)
+        self.parameters |= layers.linear_parameters("head", W, O, orthogonal(), K)
+
+    def __call__(self, params, x, recorder=None):
+        vectors = F.normalize(layers.task_vectors(params, "embedding", recorder), dim=-1)
+        x = torch.cat((x, vectors.expand(-1, -1, B, -1)), -1).flatten(1, 2)
+        x = layers.layer_norm(params, "norm", layers.linear(params, "trunk", x, recorder), recorder).relu()
+        return layers.task_linear(params, "head", x.unflatten(1, (K, B)), recorder)
+
+    def plain(self, params, x):
+        """The same in differentiable operations."""
+        vectors = F.normalize(params["embedding"], dim=-1).unsqueeze(2).expand(-1, -1, B, -1)
+        x = torch.einsum("skbi,soi->skbo", torch.cat((x, vectors), -1), params["trunk.weight"])
+        x = F.layer_norm(x + params["trunk.bias"][:, None, None], (W,))
+        x = (x * params["norm.gain"][:, None, None] + params["norm.bias"][:, None, None]).relu()
+        return torch.einsum("skbi,skoi->skbo", x, params["head.weight"]) + params["head.bias"][:, :, None]
+
+
+@pytest.fixture
+def case():
+    net, generator = Everything(), torch.Generator().manual_seed(0)
+    layout = Layout(net.parameters)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    return net, layout, draw(S, layout.size), draw(S, K, B, I)
+
+
+def expected_rows(net, layout, flat, x):
+    flat = flat.clone().requires_grad_()
+    losses = net.plain(layout.views(flat), x).square().mean((2, 3))
+    rows = [torch.autograd.grad(losses[:, k].sum(), flat, retain_graph=True)[0] for k in range(K)]
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("scope", ["shared", "all"])
+def test_every_layer_gives_per_task_gradients(case, scope):
+    net, layout, flat, x = case
+    gradients = TaskGradients(layout, S, K, scope, dtype=torch.float64)
+    net(layout.views(flat), x, gradients).square().mean((2, 3)).sum().backward()
+    gradients.finish()
+    expected, in_scope = expected_rows(net, layout, flat, x), gradients.scope_size
+    torch.testing.assert_close(gradients.jacobian, expected[..., :in_scope], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients.flat[:, in_scope:], expected[..., in_scope:].mean(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("scope", ["shared", "all"])
+def test_every_layer_gives_weighted_gradients(case, scope):
+    net, layout, flat, x = case
+    gradients = TaskGradients(layout, S, K, scope, dtype=torch.float64)
+    gradients.keep_tasks, weights = False, torch.rand(S, K, dtype=torch.float64)
+    gradients.task_weights = weights
+    net(layout.views(flat), x, gradients).square().mean((2, 3)).sum().backward()
+    gradients.finish()
+    rows, in_scope = expected_rows(net, layout, flat, x), gradients.scope_size
+    weighted = torch.einsum("sk,skp->sp", weights, rows)
+    torch.testing.assert_close(gradients.flat[:, :in_scope], weighted[:, :in_scope], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients.flat[:, in_scope:], rows[..., in_scope:].mean(1), rtol=1e-10, atol=1e-12)
+
+
+def test_the_input_gets_its_gradient_with_and_without_a_recorder(case):
+    net, layout, flat, x = case
+    found = []
+    for recorder in (None, TaskGradients(layout, S, K, dtype=torch.float64)):
+        x = x.clone().requires_grad_()
+        found.append(torch.autograd.grad(net(layout.views(flat), x, recorder).sum(), x)[0])
+    (expected,) = torch.autograd.grad(net.plain(layout.views(flat), x).sum(), x)
+    for gradient in found:
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_shared_parameters_come_first(case):
+    _, layout, _, _ = case
+    assert [parameter.per_task for parameter in layout.parameters.values()] == [False] * 4 + [True] * 3
+    assert layout.shared_size == W * (I + E) + 3 * W
+    assert layout.size == layout.shared_size + K * (E + O * W + O)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 4), (4, 6), (5, 5)])
+def test_orthogonal_matrices(rows, columns):
+    view = torch.empty(S, K, rows, columns, dtype=torch.float64)
+    orthogonal(2.0)(view, SeedStreams([0, 1], "test"))
+    short = view if rows < columns else view.mT
+    eye = torch.eye(min(rows, columns), dtype=torch.float64).expand(S, K, -1, -1)
+    torch.testing.assert_close(short @ short.mT, 4 * eye)
+    assert not torch.allclose(view[0], view[1])
+
+
+@pytest.mark.parametrize("initial", [uniform(0.3), he_uniform(20), orthogonal(), constant(2.0)])
+def test_initial_values_of_a_seed_do_not_depend_on_the_others(initial):
+    views = []
+    for seeds in ([3], [0, 3, 5]):
+        view = torch.empty(len(seeds), 4, 3)
+        initial(view, SeedStreams(seeds, "test"))
+        views.append(view[seeds.index(3)])
+    assert torch.equal(*views)
