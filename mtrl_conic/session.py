@@ -36,8 +36,14 @@ class Signals:
         return self.received is not None
 
 
-def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
+def train(config: TrainConfig, resume: bool, stopped: Signals, partial: bool = False) -> int:
     """Train in the run folder of `config` and say on standard error what ended it, if not its last step.
+
+    Args:
+        config: settings, already validated.
+        resume: go on with what the folder holds.
+        stopped: looked at each step.
+        partial: where a part of the replay is lost, go on without it.
 
     Returns:
         The exit status: 0 done or out of `max_wall_seconds`, 128 + n stopped by a signal, 1 anything else.
@@ -48,7 +54,7 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}", flush=True)
         try:
-            trainer = Trainer(config, run_dir, resume)
+            trainer = Trainer(config, run_dir, resume, partial)
         except CheckpointError as error:
             raise ConfigError(f"resume={run_dir}: {error}") from error
         except WorkerError as error:
@@ -70,8 +76,8 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
         return 128 + stopped.received if stopped.received and not complete else 0
 
 
-def resume(config: TrainConfig, stopped: Signals) -> int:
-    """`train` on in the folder of a run.
+def resume(config: TrainConfig, stopped: Signals, partial: bool = False) -> int:
+    """`train` on in the folder of a run, if need be with a part of its replay only.
 
     Raises:
         ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove.
@@ -80,7 +86,7 @@ def resume(config: TrainConfig, stopped: Signals) -> int:
     unsure = not (run_dir / "checkpoints").is_dir()
     if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
         return _leave(config)
-    return train(config, True, stopped)
+    return train(config, True, stopped, partial)
 
 
 def _leave(config: TrainConfig) -> int:

@@ -35,6 +35,7 @@ All settings with their meaning: configs/train.yaml and the folders beside it.
 
 resume=RUN_DIR uses the stored settings; steps_per_task, device, cuda_graphs, env.workers, eval.*, max_wall_seconds and
 logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or goes on with it.
+resume=RUN_DIR replay=partial goes on without transitions that are lost with a damaged file, where nothing else is left.
 --config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
@@ -68,6 +69,7 @@ class _Command:
     config_dirs: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
     resume: str | None = None
+    replay: str | None = None
     multirun: bool = False
 
 
@@ -75,6 +77,8 @@ def _run(command: _Command) -> int:
     from mtrl_conic.compose import compose_config, resume_config
     from mtrl_conic.config import ConfigError
 
+    if command.replay is not None:
+        _check_replay(command)
     if command.multirun:
         from mtrl_conic.multirun import multirun
 
@@ -86,13 +90,23 @@ def _run(command: _Command) -> int:
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
-        return resume(resume_config(command.resume, command.overrides), stopped)
+        return resume(resume_config(command.resume, command.overrides), stopped, command.replay is not None)
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
         return train(config, False, stopped)
     if config.run_dir is None:
         raise ConfigError("resume=auto: needs run_dir=..., the folder to go on in or to start")
     return train_or_resume(config, stopped)
+
+
+def _check_replay(command: _Command) -> None:
+    """Nothing is given up unless a person asks for it, for one run and once."""
+    from mtrl_conic.config import ConfigError
+
+    if command.replay != "partial":
+        raise ConfigError(f"replay={command.replay}: must be partial")
+    if command.resume in (None, "auto") or command.multirun:
+        raise ConfigError("replay=partial: only with resume=RUN_DIR, where a part of the replay is lost")
 
 
 def _split(arguments: list[str]) -> _Command | None:
@@ -113,6 +127,8 @@ def _split(arguments: list[str]) -> _Command | None:
             raise ConfigError(f"{argument}: no such option; there are --config-dir, --multirun and --help")
         elif flag == "resume":
             command.resume = value
+        elif flag == "replay":
+            command.replay = value
         else:
             command.overrides.append(argument)
     return command

@@ -35,13 +35,14 @@ class Trainer:
         config: settings, already validated.
         run_dir: the run folder; it exists.
         resume: continue from its newest checkpoint, if it has any.
+        partial: where no checkpoint's replay is whole, continue with a part of it.
 
     Raises:
         CheckpointError: `resume`, and no checkpoint can be read.
         WorkerError: an environment could not be built.
     """
 
-    def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
+    def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False, partial: bool = False) -> None:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
         make_current(self.device)
         keep_freed_memory()
@@ -58,7 +59,7 @@ class Trainer:
         self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
         self.watch = Stopwatch()
         resuming = resume and self.checkpoints.folder.is_dir()
-        state = self._load() if resuming else None
+        state = self._load(partial) if resuming else None
         last = self.step if resuming else -1
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
         self.steps = device_steps(self.agent, self.replay, config.batch_size_per_task, config.cuda_graphs)
@@ -122,7 +123,7 @@ class Trainer:
             sent = self.transfer.action(action)
         with self.watch("env"):
             self.envs.send(sent)
-        if not explore and self.replay.total > 0:
+        if not explore and len(self.replay) > 0:
             with self.watch("update"):
                 for _ in range(config.updates_per_step):
                     self.metrics = self.steps.update()
@@ -190,8 +191,8 @@ class Trainer:
         }
         self.checkpoints.save(self.step, state, self.replay)
 
-    def _load(self) -> dict[str, Any]:
-        state, messages = self.checkpoints.load(self.replay)
+    def _load(self, partial: bool) -> dict[str, Any]:
+        state, messages = self.checkpoints.load(self.replay, partial=partial)
         for message in messages:
             tqdm.write(message)
         try:
