@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_conic.checkpoint import Checkpoints, read_file
+from mtrl_conic.checkpoint import UNSEALED, Checkpoints, is_sealed, read_file
 from mtrl_conic.compose import load_stored, typed
 from mtrl_conic.config import ConfigError, TrainConfig, first_line
 from mtrl_conic.envs import space_sizes, task_names
@@ -26,7 +26,7 @@ class Weights(NamedTuple):
     file: str  # its name
     step: int  # environment steps per task
     params: Tensor  # [S, P]
-    messages: tuple[str, ...]  # what was wrong with newer ones
+    messages: tuple[str, ...]  # what was wrong with newer ones, or what to know of this one
 
 
 class Actors:
@@ -131,7 +131,7 @@ def _best(folder: Path) -> Weights:
         raise ConfigError(f"checkpoint=best: no {path}, as before the first evaluation; try checkpoint=last")
     try:
         state = read_file(path)
-        return Weights(path.name, state["step"], state["actor"], ())
+        return Weights(path.name, state["step"], state["actor"], _note(path))
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever is wrong with the file
@@ -144,12 +144,17 @@ def _last(folder: Path) -> Weights:
         path = folder / f"step_{step}.pt"
         try:
             state = read_file(path)
-            return Weights(path.name, state["step"], state["agent"]["actor"]["params"], tuple(messages))
+            params = state["agent"]["actor"]["params"]
+            return Weights(path.name, state["step"], params, (*messages, *_note(path)))
         except FileNotFoundError:
             raise
         except Exception as error:  # whatever is wrong with the file, the one before it may be whole
             messages.append(f"{path.name} is damaged ({_reason(error)}), going back to the one before it")
     raise ConfigError(f"checkpoint=last: no usable checkpoint in {folder}" + "".join(f"; {m}" for m in messages))
+
+
+def _note(path: Path) -> tuple[str, ...]:
+    return () if is_sealed(path) else (f"{path.name} {UNSEALED}",)
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 `step_<n>.pt` holds everything but the replay; the last two are kept, and the last healthy one. The replay lies
 beside them in segments, each written once: `replay_<first>_<last>.pt` holds those rows of the stream of
-transitions. A file appears under its name only when it is whole.
+transitions. A file appears under its name only when it is whole, and is believed only when its digest is right.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import sys
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +20,11 @@ import numpy as np
 import torch
 
 from mtrl_conic.replay import ReplayBuffer
+from mtrl_conic.sealed import DamagedError, is_sealed, read_file, write_file
 
 KEPT = 2
+PARTIAL = "replay=partial"  # on the command line, with resume=RUN_DIR
+UNSEALED = "was written by an earlier version, without a digest: damage to it may go unnoticed"
 
 
 class CheckpointError(RuntimeError):
@@ -32,16 +38,40 @@ class RunLocked(RuntimeError):
 def lock(run_dir: Path) -> int:
     """Take the run folder for this process; the kernel lets go of it however the process ends.
 
+    Some file systems have no locks (or have them switched off): the run goes on without, after a warning.
+
     Raises:
         RunLocked: another process has it.
     """
     descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise RunLocked(f"{run_dir} is in use by another process") from error
+    except OSError as error:
+        _warn_of_no_lock(run_dir, error.strerror)
     return descriptor
+
+
+@cache
+def _warn_of_no_lock(run_dir: Path, reason: str) -> None:
+    """Once a folder and process."""
+    print(
+        f"warning: the file system of {run_dir} gives no lock ({reason}): see to it yourself that no other process"
+        " works in the folder",
+        file=sys.stderr,
+    )
+
+
+class Start(NamedTuple):
+    """Where a run goes on from: arguments of `Checkpoints.load`."""
+
+    step: int | None = None
+    partial: bool = False
+
+
+NEWEST = Start()
 
 
 class _Facts(NamedTuple):
@@ -74,7 +104,7 @@ class Checkpoints:
             healthy: the run can go on from here; the last such checkpoint outlives any number of others.
         """
         self.folder.mkdir(exist_ok=True)
-        start = max(self._saved_rows or 0, replay.total - replay.capacity)
+        start = max(self._saved_rows or 0, replay.start)
         if start < replay.total:
             rows = replay.read_rows(start, replay.total).cpu()
             write_file(self.folder / f"replay_{start}_{replay.total}.pt", {"rows": rows})
@@ -84,37 +114,55 @@ class Checkpoints:
         self._facts[step] = _facts(state)
         self._prune()
 
-    def load(self, replay: ReplayBuffer, step: int | None = None) -> tuple[dict[str, Any], list[str]]:
-        """The newest checkpoint that can be read, its replay rows put in place; later ones are forgotten.
+    def load(
+        self, replay: ReplayBuffer, step: int | None = None, partial: bool = False
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The newest checkpoint that is whole, its replay rows put in place; later ones are forgotten.
 
         Args:
             replay: where the rows go.
             step: load the checkpoint of exactly this step, and no other.
+            partial: where none is whole, take the newest whose state is, with those of its newest rows that are.
 
         Returns:
-            The state given to `save`, with its "step" and whether it is "healthy", and a message for each newer
-            checkpoint that is damaged.
+            The state given to `save`, with its "step" and whether it is "healthy", and what is to be said: which
+            newer checkpoints are damaged, which rows are lost.
 
         Raises:
-            CheckpointError: none can be read, or not the one of `step`.
+            CheckpointError: none can be used, or not the one of `step`.
         """
-        messages: list[str] = []
-        for candidate in self._candidates(step):
-            path = self.folder / f"step_{candidate}.pt"
-            try:
-                state = read_file(path)
-                self._load_replay(state["replay"], replay)
-            except Exception as error:  # whatever is wrong with the file, the one before it may be whole
-                if step is not None:
-                    raise CheckpointError(f"{path} is damaged ({_reason(error)})") from error
-                messages.append(f"{path.name} is damaged ({_reason(error)}), going back to the one before it")
-                continue
-            self._facts = {candidate: _facts(state)}
-            self._forget_after(candidate, replay.total)
-            return state, messages
-        raise CheckpointError(
-            f"no usable checkpoint in {self.folder}" + "".join(f"; {message}" for message in messages)
-        )
+        candidates, messages = self._candidates(step), list[str]()
+        for allow_loss in (False, True) if partial else (False,):
+            for candidate in candidates:
+                try:
+                    state, said = self._load(candidate, replay, allow_loss)
+                except (CheckpointError, OSError) as error:
+                    messages.append(str(error))
+                    continue
+                self._facts = {candidate: _facts(state)}
+                self._forget_after(candidate, replay.total)
+                if messages:
+                    said.append(f"going {'on without them from' if allow_loss else 'back to'} step {candidate}")
+                return state, list(dict.fromkeys([*messages, *said]))
+        listed = "".join(f"; {message}" for message in dict.fromkeys(messages))
+        raise CheckpointError(f"no usable checkpoint in {self.folder}{listed}{self._offer(replay, candidates)}")
+
+    def _load(self, step: int, replay: ReplayBuffer, allow_loss: bool) -> tuple[dict[str, Any], list[str]]:
+        path = self.folder / f"step_{step}.pt"
+        try:
+            state = read_file(path)
+            said = [] if is_sealed(path) else [f"{path.name} {UNSEALED}"]
+            lost = self._load_replay(state["replay"], replay)
+        except DamagedError as error:
+            raise CheckpointError(f"{path.name} is damaged ({error})") from error
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path.name} is not a checkpoint of this program ({error!r})") from error
+        if lost:
+            total = min(state["replay"]["total"] - state["replay"].get("origin", 0), replay.capacity)
+            said.append(f"{path.name} has {len(replay)} of its {total} transitions per task: {'; '.join(lost)}")
+            if not allow_loss:
+                raise CheckpointError(said[-1])
+        return state, said
 
     def _candidates(self, step: int | None) -> list[int]:
         present = sorted(self.steps(), reverse=True)
@@ -122,6 +170,14 @@ class Checkpoints:
             return present if step is None else [step]
         listed = ", ".join(map(str, sorted(present))) or "none"
         raise CheckpointError(f"{self.folder} has no checkpoint of step {step}; there are {listed}")
+
+    def _offer(self, replay: ReplayBuffer, candidates: list[int]) -> str:
+        """How to go on without the lost part of the replay, where that is all that is lost."""
+        for step in candidates:
+            with suppress(CheckpointError, OSError):
+                self._load(step, replay, allow_loss=True)
+                return f"; {PARTIAL} goes on from step {step} with {len(replay)} transitions per task"
+        return ""
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints present."""
@@ -136,20 +192,37 @@ class Checkpoints:
         found = {path: re.fullmatch(r"replay_(\d+)_(\d+)\.pt", path.name) for path in self.folder.glob("replay_*.pt")}
         return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}
 
-    def _load_replay(self, state: dict[str, Any], replay: ReplayBuffer) -> None:
-        total = state["total"]
-        needed = max(0, total - replay.capacity)
+    def _load_replay(self, state: dict[str, Any], replay: ReplayBuffer) -> list[str]:
+        """Fill the ring with what is whole, up to the newest row without a gap; says what is lost."""
+        total, origin = state["total"], state.get("origin", 0)
+        needed = max(origin, total - replay.capacity)
+        replay.restart(origin)
+        lost = []
         for path, (start, stop) in sorted(self._segments().items(), key=lambda item: item[1]):
             if start >= total or stop <= needed:
                 continue
-            if start > needed or stop > total:
-                raise CheckpointError(f"{path.name} does not join rows {needed} to {total}")
-            replay.write_rows(start, read_file(path)["rows"].to(replay.storage.device))
+            if start > needed:
+                lost.append(f"rows {needed} to {start} are missing")
+                replay.restart(start)
+            try:
+                replay.write_rows(start, self._rows(path, start, stop, replay))
+            except (DamagedError, OSError) as error:
+                lost.append(f"{path.name} is damaged ({error})")
+                replay.restart(min(stop, total))
             needed = stop
         if needed < total:
-            raise CheckpointError(f"replay rows {needed} to {total} are missing")
-        replay.load_state_dict(state)
+            lost.append(f"rows {needed} to {total} are missing")
+            replay.restart(total)
+        replay.load_state_dict({**state, "origin": replay.origin})
         self._saved_rows = total
+        return lost
+
+    @staticmethod
+    def _rows(path: Path, start: int, stop: int, replay: ReplayBuffer) -> torch.Tensor:
+        rows, (seeds, tasks, _, columns) = read_file(path)["rows"], replay.storage.shape
+        if rows.shape != (seeds, tasks, stop - start, columns):
+            raise DamagedError("its rows are of another run")
+        return rows.to(replay.storage.device)
 
     def _forget_after(self, step: int, total: int) -> None:
         """Remove what an interrupted run left beyond the loaded checkpoint."""
@@ -180,29 +253,15 @@ class Checkpoints:
         if step not in self._facts:
             try:
                 self._facts[step] = _facts(read_file(self.folder / f"step_{step}.pt"))
-            except Exception:  # whatever is wrong with the file, nobody can go on from it
+            except (DamagedError, OSError, LookupError, TypeError):  # nobody can go on from it
                 self._facts[step] = None
         return self._facts[step]
 
 
 def _facts(state: dict[str, Any]) -> _Facts:
-    total = state["replay"]["total"]
-    return _Facts(bool(state.get("healthy", True)), max(0, total - state["capacity"]), total)
-
-
-def write_file(path: Path, content: Any) -> None:
-    """Write with `torch.save` so that the file appears whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_file(path: Path) -> Any:
-    """Read what `write_file` wrote; no code in the file is run."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    replay = state["replay"]
+    start = max(replay.get("origin", 0), replay["total"] - state["capacity"])
+    return _Facts(bool(state.get("healthy", True)), start, replay["total"])
 
 
 def to_plain(state: Any) -> Any:
@@ -221,7 +280,3 @@ def _map_leaves(state: Any, function: Any) -> Any:
     if isinstance(state, list | tuple):
         return type(state)(_map_leaves(value, function) for value in state)
     return function(state)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -25,7 +25,8 @@ class ReplayBuffer:
     """A ring of transitions per seed and task.
 
     A transition is one row of `storage` [S, K, capacity, 2·O + A + 2], so that a batch is one gather and a
-    checkpoint's segment one slice. Row number `t` of the endless stream of transitions lies at `t % capacity`.
+    checkpoint's segment one slice. Row number `t` of the endless stream of transitions lies at
+    `(t - origin) % capacity`.
 
     Args:
         seeds: the S seeds; each samples from its own stream.
@@ -35,6 +36,7 @@ class ReplayBuffer:
 
     Attributes:
         total: rows ever added a task.
+        origin: the first row that it can hold: 0, unless what came before was lost with a damaged file.
     """
 
     def __init__(
@@ -53,10 +55,20 @@ class ReplayBuffer:
         rows = torch.arange(len(seeds) * num_tasks, device=device) * capacity_per_task
         self._first_row = rows.view(len(seeds), num_tasks, 1)
         self.size = torch.zeros((), device=device)  # on the device, where sampling reads it
-        self.total = 0
+        self.total = self.origin = 0
 
     def __len__(self) -> int:
-        return min(self.total, self.capacity)
+        return min(self.total - self.origin, self.capacity)
+
+    @property
+    def start(self) -> int:
+        """The number of the oldest row in the ring."""
+        return self.total - len(self)
+
+    def restart(self, origin: int) -> None:
+        """Be empty, with `origin` as the number of the next row."""
+        self.origin = self.total = origin
+        self.size.fill_(0)
 
     def add(
         self,
@@ -82,23 +94,24 @@ class ReplayBuffer:
 
     def read_rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of the stream, [S, K, stop - start, ·]; they must still be in the ring."""
-        index = torch.arange(start, stop, device=self.storage.device) % self.capacity
+        index = (torch.arange(start, stop, device=self.storage.device) - self.origin) % self.capacity
         return self.storage.index_select(2, index)
 
     def write_rows(self, start: int, rows: Tensor) -> None:
         """Put rows [S, K, n, ·] at `start` of the stream; the ring keeps the last `capacity` of them."""
         stop = start + rows.shape[2]
         rows = rows[:, :, -self.capacity :]
-        index = torch.arange(stop - rows.shape[2], stop, device=self.storage.device) % self.capacity
+        numbers = torch.arange(stop - rows.shape[2], stop, device=self.storage.device)
+        index = (numbers - self.origin) % self.capacity
         self.storage.index_copy_(2, index, rows)
         self.total = stop
         self.size.fill_(len(self))
 
     def state_dict(self) -> dict[str, Any]:
         """All but the rows."""
-        return {"total": self.total, "streams": self.streams.state_dict()}
+        return {"total": self.total, "origin": self.origin, "streams": self.streams.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.total = state["total"]
+        self.total, self.origin = state["total"], state.get("origin", 0)
         self.size.fill_(len(self))
         self.streams.load_state_dict(state["streams"])

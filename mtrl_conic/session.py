@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from mtrl_conic.capture import CaptureError
-from mtrl_conic.checkpoint import CheckpointError, Checkpoints
+from mtrl_conic.checkpoint import NEWEST, CheckpointError, Checkpoints, Start
 from mtrl_conic.config import ConfigError, TrainConfig
 from mtrl_conic.continuation import Stage, prepare, stage
 from mtrl_conic.envs.vector import WorkerError
@@ -38,14 +38,14 @@ class Signals:
         return self.received is not None
 
 
-def train(config: TrainConfig, resume: bool, stopped: Signals, resume_from: int | None = None) -> int:
+def train(config: TrainConfig, resume: bool, stopped: Signals, start: Start = NEWEST) -> int:
     """Train in the run folder of `config` and say on standard error what ended it, if not its last step.
 
     Args:
-        config: the settings.
+        config: settings, already validated.
         resume: go on with what the folder holds.
-        stopped: says when to stop.
-        resume_from: go back to the checkpoint of this step; later ones and their records are removed.
+        stopped: looked at each step.
+        start: which checkpoint to go on from.
 
     Returns:
         The exit status: 0 done or out of `max_wall_seconds`, 128 + n stopped by a signal, 1 anything else, also a run
@@ -57,7 +57,7 @@ def train(config: TrainConfig, resume: bool, stopped: Signals, resume_from: int 
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}", flush=True)
         try:
-            trainer = Trainer(config, run_dir, resume, resume_from)
+            trainer = Trainer(config, run_dir, resume, start)
         except CheckpointError as error:
             raise ConfigError(f"resume={run_dir}: {error}") from error
         except AllHaltedError as error:
@@ -87,22 +87,22 @@ def train(config: TrainConfig, resume: bool, stopped: Signals, resume_from: int 
         return _name_halted(trainer.seed_watch.halted.values())
 
 
-def resume(config: TrainConfig, stopped: Signals, resume_from: int | None = None) -> int:
-    """`train` on in the folder of a run; arguments as there.
+def resume(config: TrainConfig, stopped: Signals, start: Start = NEWEST) -> int:
+    """`train` on in the folder of a run, from `start`.
 
     Raises:
         ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove, or none of
-            step `resume_from`.
+            the step asked for.
     """
     run_dir = Path(str(config.run_dir))
     steps = Checkpoints(run_dir / "checkpoints").steps()
-    if resume_from is not None and resume_from not in steps:
+    if start.step is not None and start.step not in steps:
         there_are = ", ".join(map(str, sorted(steps))) or "none"
-        raise ConfigError(f"resume_from={resume_from}: no such checkpoint; there are those of step {there_are}")
+        raise ConfigError(f"resume_from={start.step}: no such checkpoint; there are those of step {there_are}")
     unsure = not (run_dir / "checkpoints").is_dir()
     if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
         return _leave(config)
-    return train(config, True, stopped, resume_from)
+    return train(config, True, stopped, start)
 
 
 def _leave(config: TrainConfig) -> int:

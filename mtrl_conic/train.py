@@ -37,6 +37,7 @@ resume=RUN_DIR uses the stored settings; steps_per_task, device, cuda_graphs, en
 logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or goes on with it.
 resume=RUN_DIR resume_from=STEP goes back to an earlier checkpoint, say of before a seed stopped learning; what came
 later is removed.
+resume=RUN_DIR replay=partial goes on without transitions that are lost with a damaged file, where nothing else is left.
 --config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
@@ -71,6 +72,7 @@ class _Command:
     overrides: list[str] = field(default_factory=list)
     resume: str | None = None
     resume_from: int | None = None
+    replay: str | None = None
     multirun: bool = False
 
 
@@ -78,6 +80,7 @@ def _run(command: _Command) -> int:
     from mtrl_conic.compose import compose_config, resume_config
     from mtrl_conic.config import ConfigError
 
+    _check_start(command)
     if command.multirun:
         from mtrl_conic.multirun import multirun
 
@@ -85,19 +88,30 @@ def _run(command: _Command) -> int:
             raise ConfigError(f"resume={command.resume}: not with --multirun, which resumes what is in hydra.sweep.dir")
         return multirun(command.overrides, command.config_dirs)
 
+    from mtrl_conic.checkpoint import Start
     from mtrl_conic.session import Signals, resume, train, train_or_resume
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
-        return resume(resume_config(command.resume, command.overrides), stopped, command.resume_from)
-    if command.resume_from is not None:
-        raise ConfigError(f"resume_from={command.resume_from}: goes with resume=RUN_DIR")
+        start = Start(command.resume_from, command.replay is not None)
+        return resume(resume_config(command.resume, command.overrides), stopped, start)
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
         return train(config, False, stopped)
     if config.run_dir is None:
         raise ConfigError("resume=auto: needs run_dir=..., the folder to go on in or to start")
     return train_or_resume(config, stopped)
+
+
+def _check_start(command: _Command) -> None:
+    """Nothing is given up unless a person asks for it, for one run and once."""
+    from mtrl_conic.config import ConfigError
+
+    if command.replay not in (None, "partial"):
+        raise ConfigError(f"replay={command.replay}: must be partial")
+    for key, value in (("replay", command.replay), ("resume_from", command.resume_from)):
+        if value is not None and (command.resume in (None, "auto") or command.multirun):
+            raise ConfigError(f"{key}={value}: only with resume=RUN_DIR")
 
 
 def _split(arguments: list[str]) -> _Command | None:
@@ -120,6 +134,8 @@ def _split(arguments: list[str]) -> _Command | None:
             command.resume = value
         elif flag == "resume_from":
             command.resume_from = _step(argument, value)
+        elif flag == "replay":
+            command.replay = value
         else:
             command.overrides.append(argument)
     return command

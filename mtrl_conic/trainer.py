@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mtrl_conic.agent import MultiTaskSAC
-from mtrl_conic.checkpoint import CheckpointError, Checkpoints, to_numpy, to_plain, write_file
+from mtrl_conic.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
 from mtrl_conic.config import TrainConfig
 from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
@@ -37,7 +37,7 @@ class Trainer:
         config: settings, already validated.
         run_dir: the run folder; it exists.
         resume: continue from its newest checkpoint, if it has any.
-        resume_from: the step of another checkpoint to continue from.
+        start: which checkpoint to continue from.
 
     Raises:
         CheckpointError: `resume`, and no checkpoint can be read.
@@ -45,9 +45,7 @@ class Trainer:
         WorkerError: an environment could not be built.
     """
 
-    def __init__(
-        self, config: TrainConfig, run_dir: Path, resume: bool = False, resume_from: int | None = None
-    ) -> None:
+    def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False, start: Start = NEWEST) -> None:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
         make_current(self.device)
         keep_freed_memory()
@@ -65,7 +63,7 @@ class Trainer:
         self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
         self.watch = Stopwatch()
         resuming = resume and self.checkpoints.folder.is_dir()
-        state = self._load(resume_from) if resuming else None
+        state = self._load(start) if resuming else None
         last = self.step if resuming else -1
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
         counts = (config.updates_per_step, config.env.num_envs_per_task)
@@ -133,7 +131,7 @@ class Trainer:
             sent = self.transfer.action(action)
         with self.watch("env"):
             self.envs.send(sent)
-        if not explore and self.replay.total > 0:
+        if not explore and len(self.replay) > 0:
             with self.watch("update"):
                 for _ in range(config.updates_per_step):
                     self.metrics = self.steps.update()
@@ -202,8 +200,8 @@ class Trainer:
         self.checkpoints.save(self.step, state, self.replay, healthy)
         self.saved = self.step
 
-    def _load(self, step: int | None) -> dict[str, Any]:
-        state, messages = self.checkpoints.load(self.replay, step)
+    def _load(self, start: Start) -> dict[str, Any]:
+        state, messages = self.checkpoints.load(self.replay, *start)
         for message in messages:
             tqdm.write(message)
         try:

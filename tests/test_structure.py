@@ -24,8 +24,8 @@ LEVELS = [
     {"combiners", "losses", "replay", "transfer", "capture", "health", "optimizer"},
     {"jacobian", "products"},
     {"networks", "envs"},
-    {"runtime"},
-    {"cores"},
+    {"runtime", "sealed"},
+    {"cores", "files"},
     {"__init__"},
 ]
 SIDEWAYS = {
