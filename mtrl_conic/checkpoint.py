@@ -188,6 +188,15 @@ class Checkpoints:
         """The step of the last checkpoint that the run can go on from."""
         return max((step for step in self.steps() if (facts := self._read_facts(step)) and facts.healthy), default=None)
 
+    def keep_best(self, step: int) -> bool:
+        """Whether `best.pt` is whole and of `step` or before; otherwise it is removed, for training to write it anew."""
+        path = self.folder / "best.pt"
+        with suppress(DamagedError, OSError, LookupError, TypeError):
+            if read_file(path)["step"] <= step:
+                return True
+        path.unlink(missing_ok=True)
+        return False
+
     def _segments(self) -> dict[Path, tuple[int, int]]:
         found = {path: re.fullmatch(r"replay_(\d+)_(\d+)\.pt", path.name) for path in self.folder.glob("replay_*.pt")}
         return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}

@@ -204,6 +204,8 @@ class Trainer:
         state, messages = self.checkpoints.load(self.replay, *start)
         for message in messages:
             tqdm.write(message)
+        if "health" not in state["agent"]:
+            raise CheckpointError("its checkpoints are of an earlier version, which can be evaluated but not resumed")
         try:
             self.agent.load_state_dict(state["agent"])
         except ValueError as error:  # a combiner that cannot go on from what was saved
@@ -212,6 +214,8 @@ class Trainer:
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best, self.success, self.wall_seconds = state["best"], state["success"], state["wall_seconds"]
         self.saved = self.step
+        if not self.checkpoints.keep_best(self.step):
+            self.best = -1.0
         return state
 
     def _start_envs(self, state: dict[str, Any] | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from conftest import TOY, records, run_command
 
 import mtrl_conic.trainer
-from mtrl_conic.checkpoint import read_file
+from mtrl_conic.checkpoint import NEWEST, Start, read_file
 from mtrl_conic.compose import compose_config, resume_config
 from mtrl_conic.evaluation import Evaluation
 from mtrl_conic.run_folder import open_run
@@ -19,10 +19,10 @@ from mtrl_conic.trainer import AllHaltedError, Trainer
 DIVERGING = [*TOY, "combiner=ls", "steps_per_task=300", "agent.reward_scale=1e30", "metrics_every=100", "run_dir=run"]
 
 
-def train(config, at=None, change=None, resume=False):
+def train(config, at=None, change=None, resume=False, start=NEWEST):
     """A run in this process; `change` is made to the trainer before step `at`."""
     with open_run(config, resume) as folder:
-        trainer = Trainer(config, folder, resume)
+        trainer = Trainer(config, folder, resume, start)
 
         def should_stop():
             if change is not None and trainer.step == at:
@@ -159,6 +159,38 @@ def test_best_is_the_latest_of_equals(tmp_path, monkeypatch):
     train(settings(tmp_path / "run", "steps_per_task=400"))
     best = read_file(tmp_path / "run" / "checkpoints" / "best.pt")
     assert (best["step"], best["success_rate"]) == (300, 0.5)
+
+
+def test_best_is_never_of_a_step_that_was_taken_back(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(mtrl_conic.trainer, "evaluate", evaluations(0.5, 0.75, 0.25))
+    train(settings(run, "steps_per_task=200"))
+    train(resume_config(str(run), []), resume=True, start=Start(step=100))
+    best = read_file(run / "checkpoints" / "best.pt")
+    assert (best["step"], best["success_rate"]) == (200, 0.25)
+
+
+def test_a_damaged_best_is_written_anew(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(mtrl_conic.trainer, "evaluate", evaluations(0.5, 0.75, 0.25))
+    train(settings(run, "steps_per_task=200"))
+    (run / "checkpoints" / "best.pt").write_bytes(b"lost")
+    train(resume_config(str(run), ["steps_per_task=300"]), resume=True)
+    assert read_file(run / "checkpoints" / "best.pt")["step"] == 300
+
+
+def test_a_run_of_an_earlier_version_is_refused_by_name(tmp_path):
+    """Its optimizers were kept otherwise; the weights can still be evaluated."""
+    run = tmp_path / "run"
+    train(settings(run, "steps_per_task=100"))
+    for path in (run / "checkpoints").glob("step_*.pt"):
+        state = read_file(path)
+        del state["agent"]["health"]
+        torch.save(state, path)
+    process = run_command("resume=run", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "of an earlier version" in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
 
 
 def test_the_progress_bar_shows_the_last_evaluation(tmp_path, monkeypatch):
