@@ -189,7 +189,7 @@ class Checkpoints:
         return max((step for step in self.steps() if (facts := self._read_facts(step)) and facts.healthy), default=None)
 
     def keep_best(self, step: int) -> bool:
-        """Whether `best.pt` is whole and of `step` or before; otherwise it is removed, for training to write it anew."""
+        """Whether `best.pt` is whole and not of a later step; otherwise it is removed, for training to write it anew."""
         path = self.folder / "best.pt"
         with suppress(DamagedError, OSError, LookupError, TypeError):
             if read_file(path)["step"] <= step:
