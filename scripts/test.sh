@@ -8,4 +8,5 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
+NO_MKDOCS_2_WARNING=1 $bin/mkdocs build --quiet
 exec $bin/python -m pytest "$@"
