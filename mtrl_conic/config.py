@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from mtrl_conic import wandb_logging
 from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.combiners.trial import try_out
 from mtrl_conic.cores import available_cores
 from mtrl_conic.envs import EnvConfig, task_names
 from mtrl_conic.learner import AgentConfig
@@ -191,8 +192,8 @@ def _validate_env(config: TrainConfig) -> None:
 def _validate_combiner(config: TrainConfig) -> None:
     combiner = config.make_combiner()
     try:
-        combiner.setup(config.seeds, len(task_names(config.env)))  # some settings must fit the number of tasks
-    except ValueError as error:
+        try_out(combiner, config.seeds, len(task_names(config.env)))  # some settings must fit the number of tasks
+    except (ValueError, ImportError) as error:
         raise ConfigError(f"combiner: {first_line(error)}") from error
 
 

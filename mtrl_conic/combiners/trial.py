@@ -1,0 +1,114 @@
+"""A combiner tried before work starts, so that what is wrong with it is said at once and in one line."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.products import gramian
+
+
+class TrialError(ValueError):
+    """What a combiner does that none may: one line that names its class."""
+
+
+def try_out(
+    combiner: Combiner,
+    seeds: Sequence[int],
+    num_tasks: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Set a combiner up and have it make two small updates, which uses it up.
+
+    Random gradients and losses of 1 take the place of a network's. The default generators of torch are left alone.
+
+    Raises:
+        TrialError: it raises something, or gives what does not fit S seeds and K tasks.
+        ValueError, ImportError: its `setup` does not take these seeds and tasks.
+    """
+    device = torch.device(device)
+    name = type(combiner).__name__
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            combiner.setup(seeds, num_tasks, device)
+        except (ValueError, ImportError):
+            raise  # it says itself what it does not take
+        except Exception as error:
+            raise _explained(name, error) from error
+        draws = torch.Generator().manual_seed(0)
+        jacobian = torch.randn(len(seeds), num_tasks, num_tasks + 2, generator=draws).to(device, dtype)
+        try:
+            for _ in range(2):  # some remember from one to the next, or do without the Jacobian in one
+                _update(combiner, jacobian, jacobian.new_ones(jacobian.shape[:2]))
+        except TrialError:
+            raise
+        except Exception as error:
+            raise _explained(name, error) from error
+
+
+def _update(combiner: Combiner, jacobian: Tensor, losses: Tensor) -> None:
+    """One update as a training loop makes it, with a look at all that it gives."""
+    memory = combiner.snapshot()
+    if combiner.requires != "losses" and combiner.needs_jacobian():
+        _check_direction(combiner, jacobian, losses)
+    else:
+        _check(combiner, "weights", combiner.loss_weights(losses), "[S, K]", losses.shape)
+    if combiner.looks_back:
+        combiner.after_step(losses)
+    _check_held(combiner, *losses.shape)
+    combiner.restore(memory, torch.zeros(len(losses), dtype=torch.bool, device=losses.device))
+    combiner.state_dict()
+
+
+def _check_direction(combiner: Combiner, jacobian: Tensor, losses: Tensor) -> None:
+    if type(combiner).direction is Combiner.direction:
+        _check(combiner, "weights", combiner.weights(gramian(jacobian), losses), "[S, K]", losses.shape)
+    out = jacobian[:, 0].clone()
+    direction = combiner.direction(jacobian, losses, out=out)
+    _check(combiner, "direction", direction, "[S, P]", out.shape)
+    if not torch.equal(direction, out):
+        raise TrialError(f"{type(combiner).__name__}.direction must write what it returns into `out` as well")
+
+
+def _check(combiner: Combiner, method: str, given: Any, axes: str, shape: torch.Size) -> None:
+    wanted = f"{type(combiner).__name__}.{method} must return a floating tensor {axes} = {list(shape)}"
+    if not isinstance(given, Tensor):
+        raise TrialError(f"{wanted}, not {type(given).__name__}")
+    if given.shape != shape:
+        raise TrialError(f"{wanted}, not {list(given.shape)}")
+    if not given.is_floating_point():
+        raise TrialError(f"{wanted}, not one of {given.dtype}")
+    if not bool(torch.isfinite(given).all()):
+        raise TrialError(f"{wanted} of finite numbers for losses and gradients that are finite")
+
+
+def _check_held(combiner: Combiner, num_seeds: int, num_tasks: int) -> None:
+    """The tensors in `state` and `diagnostics`."""
+    name = type(combiner).__name__
+    for key, value in combiner.state.items():
+        if not isinstance(value, Tensor) or value.shape[:1] != (num_seeds,):
+            raise TrialError(
+                f"{name}.state[{key!r}] must be a tensor [S, ...] = [{num_seeds}, ...], not {_kind(value)}"
+            )
+    for key, value in combiner.diagnostics.items():
+        if not isinstance(value, Tensor) or value.shape not in ((num_seeds,), (num_seeds, num_tasks)):
+            wanted = f"[S] = [{num_seeds}] or [S, K] = {[num_seeds, num_tasks]}"
+            raise TrialError(f"{name}.diagnostics[{key!r}] must be a tensor {wanted}, not {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _explained(name: str, error: Exception) -> TrialError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return TrialError(f"{name} fails when tried: {type(error).__name__}: {message} ({where})")
