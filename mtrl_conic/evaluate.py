@@ -23,6 +23,7 @@ from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.evaluation import Evaluation, Interrupted, evaluate
 from mtrl_conic.evaluation_record import facts, heading, method, results, table
+from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.runtime import set_matmul_precision
 from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 from mtrl_conic.video_frames import Clip
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (WorkerError, VideoError, OSError) as error:
+    except (WorkerError, VideoError, WriteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Interrupted):
@@ -130,7 +131,7 @@ def _run(options: dict[str, Any], stopped: _Interruption) -> None:
     envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.env.timeout)
     record |= results(record, _play(tape, envs, episodes, actors.device, stopped))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
-    _write(out, record)
+    write_whole(out, json.dumps(record, indent=2) + "\n")
     print(f"{table(record)}\nwritten     {out}", flush=True)
     if options["video"]:
         for path in draw(_clips(tape, spec, record, folder, options["video_format"]), backend):
@@ -191,6 +192,7 @@ def _check_output(path: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
+        check_disk(path, error)
         raise ConfigError(f"out={path}: cannot be written ({error.strerror})") from error
 
 
@@ -210,14 +212,9 @@ def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, ru
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
+        check_disk(folder, error)
         raise ConfigError(f"video_dir={folder}: cannot be written ({error.strerror})") from error
     return backend, folder
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

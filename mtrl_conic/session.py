@@ -8,10 +8,11 @@ from pathlib import Path
 from types import FrameType
 
 from mtrl_conic.capture import CaptureError
-from mtrl_conic.checkpoint import CheckpointError
+from mtrl_conic.checkpoint import CheckpointError, Checkpoints
 from mtrl_conic.config import ConfigError, TrainConfig
 from mtrl_conic.continuation import Stage, prepare, stage
 from mtrl_conic.envs.vector import WorkerError
+from mtrl_conic.files import WriteError
 from mtrl_conic.run_folder import open_run
 from mtrl_conic.trainer import NonFiniteError, Trainer
 
@@ -51,6 +52,22 @@ def train(config: TrainConfig, resume: bool, stopped: Signals, partial: bool = F
     Raises:
         ConfigError: the folder cannot be used, or no checkpoint of it.
     """
+    try:
+        return _train(config, resume, stopped, partial)
+    except WriteError as error:
+        print(f"error: {error}; {_way_on(config.run_dir)}", file=sys.stderr)
+        return 1
+
+
+def _way_on(run_dir: str | None) -> str:
+    """What to do after a disk that was full."""
+    if run_dir is None or not Path(run_dir, "config.yaml").is_file():
+        return "nothing was begun: make room, and start again"
+    newest = max(Checkpoints(Path(run_dir, "checkpoints")).steps(), default=0)
+    return f"make room, and resume={run_dir} goes on from step {newest}"
+
+
+def _train(config: TrainConfig, resume: bool, stopped: Signals, partial: bool) -> int:
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}", flush=True)
         try:
@@ -83,7 +100,7 @@ def resume(config: TrainConfig, stopped: Signals, partial: bool = False) -> int:
         ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove.
     """
     run_dir = Path(str(config.run_dir))
-    unsure = not (run_dir / "checkpoints").is_dir()
+    unsure = not Checkpoints(run_dir / "checkpoints").steps()
     if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
         return _leave(config)
     return train(config, True, stopped, partial)

@@ -24,7 +24,7 @@ LEVELS = [
     {"combiners", "losses", "replay", "transfer", "capture"},
     {"jacobian", "products"},
     {"networks", "envs"},
-    {"runtime", "sealed"},
+    {"runtime", "sealed", "event_files"},
     {"cores", "files"},
     {"__init__"},
 ]
