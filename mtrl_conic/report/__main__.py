@@ -64,11 +64,12 @@ def _report(options: Options, folders: list[Path], notes: list[str], arguments: 
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise ConfigError(f"runs={options.runs}: nothing that can be used; {notes[0]}{more}")
     _make_folder(options.out)
+    earlier = ", in place of an earlier one" if (options.out / "index.html").exists() else ""
     command = shlex.join(["python", "-m", "mtrl_conic.report", *arguments])
     _write(options, found, notes, command, len(folders))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"report of {len(folders)} run folder{'s' * (len(folders) > 1)}: {options.out / 'index.html'}")
+    print(f"report of {len(folders)} run folder{'s' * (len(folders) > 1)}: {options.out / 'index.html'}{earlier}")
     return 0
 
 
