@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mtrl_conic.files import WriteError
 from mtrl_conic.replay import ReplayBuffer
 from mtrl_conic.sealed import DamagedError, is_sealed, read_file, write_file
 
@@ -102,15 +103,21 @@ class Checkpoints:
             state: everything but the replay.
             replay: its rows that no segment holds yet are written.
             healthy: the run can go on from here; the last such checkpoint outlives any number of others.
+
+        Raises:
+            WriteError: the disk does not take it; the checkpoints that there are stay.
         """
-        self.folder.mkdir(exist_ok=True)
         start = max(self._saved_rows or 0, replay.start)
+        segment = self.folder / f"replay_{start}_{replay.total}.pt"
         if start < replay.total:
-            rows = replay.read_rows(start, replay.total).cpu()
-            write_file(self.folder / f"replay_{start}_{replay.total}.pt", {"rows": rows})
-        self._saved_rows = replay.total
+            write_file(segment, {"rows": replay.read_rows(start, replay.total).cpu()})
         state = {**state, "step": step, "replay": replay.state_dict(), "capacity": replay.capacity, "healthy": healthy}
-        write_file(self.folder / f"step_{step}.pt", to_plain(state))
+        try:
+            write_file(self.folder / f"step_{step}.pt", to_plain(state))
+        except WriteError:
+            segment.unlink(missing_ok=True)  # of use to no checkpoint, and somebody needs the room
+            raise
+        self._saved_rows = replay.total
         self._facts[step] = _facts(state)
         self._prune()
 
@@ -189,7 +196,7 @@ class Checkpoints:
         return max((step for step in self.steps() if (facts := self._read_facts(step)) and facts.healthy), default=None)
 
     def keep_best(self, step: int) -> bool:
-        """Whether `best.pt` is whole and not of a later step; otherwise it is removed, for training to write it anew."""
+        """Whether `best.pt` is whole and not of a later step; otherwise it is removed, to be written anew."""
         path = self.folder / "best.pt"
         with suppress(DamagedError, OSError, LookupError, TypeError):
             if read_file(path)["step"] <= step:

@@ -51,9 +51,10 @@ def stage(run_dir: Path, seeds: Sequence[int], steps_per_task: int) -> Stage:
 
 
 # All that a run writes before its first checkpoint is whole, and what is there for a moment only.
+_WRITTEN = ("config.yaml", "provenance.json", "evaluations.jsonl", "metrics.jsonl")
 _OWN_FILES = {
-    *(".lock", "config.yaml", "config.tmp", "provenance.json", "provenance.tmp", "checkpoints", "tensorboard"),
-    *("evaluations.jsonl", "evaluations.tmp", "metrics.jsonl", "metrics.tmp", "wandb"),
+    *(".lock", "checkpoints", "tensorboard", "wandb"),
+    *(file for name in _WRITTEN for file in (name, f".{name}.tmp", f"{Path(name).stem}.tmp")),  # the last: of old
 }
 
 

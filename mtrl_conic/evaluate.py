@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.evaluation import Evaluation, Interrupted, evaluate
 from mtrl_conic.evaluation_record import facts, heading, method, results, table
+from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.runtime import set_matmul_precision
 from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 from mtrl_conic.video_frames import Clip
@@ -40,7 +42,7 @@ settings (default)
   episodes=N (50)                per task and seed, on goals 0, 1, ...
   device=auto|cpu|cuda (as the run, else auto)
   workers=N (as the run)         processes that step the environments; 0: in this process
-  out=PATH (RUN_DIR/evaluation_<checkpoint>.json)
+  out=PATH (RUN_DIR/evaluation_<checkpoint>.json, with seeds and episodes in the name where they are not the default)
 
   video=true|false (false)       also a captioned video per task, of the first of the seeds
   video_format=mp4|gif (mp4)     mp4 needs the extra: pip install 'mtrl_conic[video]'
@@ -66,7 +68,14 @@ _READERS: dict[str, read.Reader] = {
     "video_goals": read.whole_list,
     "video_dir": read.text,
 }
-_DEFAULTS = {"checkpoint": "best", "episodes": 50, "video": False, "video_format": "mp4", "video_goals": [0]}
+_LONGEST_NAME = 240  # bytes that file systems take for a name, less those of the file that becomes it
+_DEFAULTS: dict[str, Any] = {
+    "checkpoint": "best",
+    "episodes": 50,
+    "video": False,
+    "video_format": "mp4",
+    "video_goals": [0],
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (WorkerError, VideoError, OSError) as error:
+    except (WorkerError, VideoError, WriteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Interrupted):
@@ -118,7 +127,7 @@ def _run(options: dict[str, Any], stopped: _Interruption) -> None:
     actors, seeds = Actors(config, weights, config.seeds), options.get("seeds", config.seeds)
     act = actors.among(seeds)
     workers = _choose_workers(config, len(seeds) * len(actors.tasks), options.get("workers"))
-    out = Path(options.get("out", run / f"evaluation_{checkpoint}.json"))
+    out = Path(options.get("out", run / _name(checkpoint, seeds, config.seeds, options["episodes"])))
     _check_output(out)
     spec, episodes = make_spec(config.env), options["episodes"]
     backend, folder = _check_video(options, config, spec, run)
@@ -130,13 +139,11 @@ def _run(options: dict[str, Any], stopped: _Interruption) -> None:
     envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.env.timeout)
     record |= results(record, _play(tape, envs, episodes, actors.device, stopped))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
-    _write(out, record)
-    print(f"{table(record)}\nwritten     {out}", flush=True)
+    replaced = _replaced(out)
+    write_whole(out, json.dumps(record, indent=2) + "\n")
+    print(f"{table(record)}\nwritten     {out}{replaced}", flush=True)
     if options["video"]:
-        for path in draw(_clips(tape, spec, record, folder, options["video_format"]), backend):
-            print(f"video       {path}", flush=True)
-            if stopped():
-                raise Interrupted
+        _show(_clips(tape, spec, record, folder, options), backend, stopped)
 
 
 def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device, stopped: Callable[[], bool]) -> Evaluation:
@@ -149,11 +156,39 @@ def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device, stop
         return evaluate(act, envs, episodes, device, stopped)
 
 
-def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, video_format: str) -> list[Clip]:
+def _name(checkpoint: str, seeds: Sequence[int], of_the_run: Sequence[int], episodes: int) -> str:
+    """Of the JSON; what differs from the whole evaluation is part of it, so as not to take the place of that."""
+    some = f"_seeds_{'_'.join(map(str, seeds))}" if list(seeds) != list(of_the_run) else ""
+    length = f"_episodes_{episodes}" if episodes != _DEFAULTS["episodes"] else ""
+    return f"evaluation_{checkpoint}{some}{length}.json"
+
+
+def _replaced(out: Path) -> str:
+    """What a new record takes the place of, in words."""
+    if not out.exists():
+        return ""
+    try:
+        record = json.loads(out.read_text())
+        return f", in place of one of step {int(record['step'])}, {int(record['protocol']['episodes'])} episodes"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ", in place of what was there"
+
+
+def _show(clips: list[Clip], backend: str, stopped: Callable[[], bool]) -> None:
+    there = {clip.path for clip in clips if clip.path.exists()}
+    for path in draw(clips, backend):
+        print(f"video       {path}{', in place of an earlier one' if path in there else ''}", flush=True)
+        if stopped():
+            raise Interrupted
+
+
+def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, options: dict[str, Any]) -> list[Clip]:
     """A clip per task, of the first seed."""
     seed, checkpoint = record["seeds"][0], record["checkpoint"]
     about = f"{method(record)}, seed {seed}, {checkpoint} checkpoint: step {record['step']}"
-    paths = [folder / f"{task}_seed_{seed}_{checkpoint}.{video_format}" for task in spec.tasks]
+    goals, kind = options["video_goals"], options["video_format"]
+    which = f"_goals_{'_'.join(map(str, goals))}" if goals != _DEFAULTS["video_goals"] else ""
+    paths = [folder / f"{task}_seed_{seed}_{checkpoint}{which}.{kind}" for task in spec.tasks]
     return [Clip(spec, task, tape.episodes(task), about, path) for task, path in enumerate(paths)]
 
 
@@ -188,9 +223,12 @@ def _check_output(path: Path) -> None:
     """Find out before the work whether the file can be written."""
     if path.is_dir():
         raise ConfigError(f"out={path}: is a folder")
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise ConfigError(f"out={path.name[:30]}...: must be a shorter name, at most {_LONGEST_NAME} bytes")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
+        check_disk(path, error)
         raise ConfigError(f"out={path}: cannot be written ({error.strerror})") from error
 
 
@@ -210,14 +248,9 @@ def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, ru
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
+        check_disk(folder, error)
         raise ConfigError(f"video_dir={folder}: cannot be written ({error.strerror})") from error
     return backend, folder
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

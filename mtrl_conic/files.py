@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     with whole_file(path) as output:
         output.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_picture(figure: Any, path: Path, **options: Any) -> None:
+    """`Figure.savefig` of matplotlib, with `write_whole`; the suffix says what kind of file.
+
+    Raises:
+        WriteError: as `write_whole`.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.removeprefix("."), **options)
+    write_whole(path, buffer.getvalue())
 
 
 @contextmanager
@@ -105,6 +117,7 @@ class GrowingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._waiting: list[bytes] = []
+        self._failed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -122,7 +135,7 @@ class GrowingFile:
         Raises:
             WriteError: they cannot be written.
         """
-        self._guarded(lambda: None)
+        self._guarded(sync=False)
 
     def flush(self) -> None:
         """Have all pieces on the disk.
@@ -130,26 +143,37 @@ class GrowingFile:
         Raises:
             WriteError: they cannot be written.
         """
-        self._guarded(lambda: os.fsync(self._descriptor))
+        self._guarded(sync=True)
 
-    def _guarded(self, finish: Any) -> None:
+    def _guarded(self, sync: bool) -> None:
         pieces = b"".join(self._waiting)
         try:
             write_all(self._descriptor, pieces)
-            finish()
+            if sync:
+                os.fsync(self._descriptor)
         except OSError as error:
+            self._failed = True
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
             raise write_error(self.path, error, len(pieces)) from error
+        self._failed = False
         self._size += len(pieces)
         self._waiting.clear()
 
     def close(self) -> None:
-        """Push, and close in any case."""
+        """Push, unless that has failed before, and close in any case.
+
+        Raises:
+            WriteError: what was pushed cannot be written after all: some network file systems say so only here.
+        """
         try:
-            self.push()
+            if not self._failed:
+                self.push()
         finally:
-            os.close(self._descriptor)
+            try:
+                os.close(self._descriptor)
+            except OSError as error:
+                raise write_error(self.path, error, 0) from error
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -162,13 +186,18 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 def write_error(path: Path, error: OSError, needed: int) -> WriteError:
     """What to raise when `needed` bytes could not be written to a file."""
     reason = error.strerror or type(error).__name__
-    needs = f"it needs {in_bytes(needed)}" if needed else "it cannot even be made"
-    return WriteError(f"{path} cannot be written: {reason}; {needs}, {_free(path.parent)}")
+    needs = f"it needs {in_bytes(needed)}, " if needed else ""
+    return WriteError(f"{path} cannot be written: {reason}; {needs}{free_space(path.parent)}")
 
 
-def full_disk(error: OSError) -> bool:
-    """Whether an error says that the disk is full or failing, rather than that something was asked for wrongly."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+def check_disk(path: Path, error: OSError) -> None:
+    """Say so where an error means a full or failing disk, rather than that a path was given which cannot be used.
+
+    Raises:
+        WriteError: it does.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        raise write_error(path, error, 0) from error
 
 
 def in_bytes(count: int) -> str:
@@ -179,7 +208,8 @@ def in_bytes(count: int) -> str:
     return f"{count} B"
 
 
-def _free(folder: Path) -> str:
+def free_space(folder: Path) -> str:
+    """How much is free on the disk of a folder, in words."""
     try:
         found = os.statvfs(folder)
     except OSError:

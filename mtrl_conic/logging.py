@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import custom_scalars
 
 from mtrl_conic.evaluation import Evaluation
+from mtrl_conic.event_files import EventFile
+from mtrl_conic.files import GrowingFile, write_whole
 from mtrl_conic.wandb_logging import WandbWriter
 
 HALTED_FILE = "halted.json"  # which seeds of a run learn no more, and why; absent while all do
@@ -25,25 +28,29 @@ class Records:
     Args:
         path: the file; made when absent.
         last_step: lines beyond it, and lines cut short, are removed first: an interrupted run left them.
+
+    Raises:
+        WriteError: here and in `flush` and `close`, the disk does not take them.
     """
 
     def __init__(self, path: Path, last_step: int = -1) -> None:
         lines = [line for line in read_records(path) if line["step"] <= last_step] if path.exists() else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        temporary.replace(path)
-        self._file = path.open("a")
+        write_whole(path, "".join(map(_text, lines)))
+        self._file = GrowingFile(path)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(_text(line).encode())
 
     def flush(self) -> None:
         """Have all lines on the disk."""
         self._file.flush()
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    return json.dumps(line) + "\n"
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -83,10 +90,11 @@ class TensorBoard:
 
     def __init__(self, folder: Path, seeds: Sequence[int], tasks: Sequence[str], last_step: int) -> None:
         purge = last_step + 1 if last_step >= 0 else None
-        self._seeds = [SummaryWriter(str(folder / f"seed_{seed}"), purge_step=purge, flush_secs=30) for seed in seeds]
-        self._mean = SummaryWriter(str(folder / "mean"), purge_step=purge, flush_secs=30)
+        self._seeds = [EventFile(folder / f"seed_{seed}", purge) for seed in seeds]
+        self._mean = EventFile(folder / "mean", purge)
+        self._pushed = time.monotonic()
         if last_step < 0:
-            self._mean.add_custom_scalars(_overview(tasks))
+            self._mean.add(custom_scalars(_overview(tasks)))
 
     def add(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
         for key, value in values.items():
@@ -95,14 +103,21 @@ class TensorBoard:
                     board.add_scalar(key, float(value[row]), step)
             if np.isfinite(value).all():
                 self._mean.add_scalar(key, float(value.mean()), step)
+        if time.monotonic() - self._pushed > _PUSH_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         for board in (*self._seeds, self._mean):
-            board.flush()
+            board.push()
+        self._pushed = time.monotonic()
 
     def close(self) -> None:
-        for board in (*self._seeds, self._mean):
-            board.close()
+        with ExitStack() as stack:
+            for board in (*self._seeds, self._mean):
+                stack.callback(board.close)
+
+
+_PUSH_SECONDS = 30  # how old values may be that TensorBoard shows
 
 
 def _overview(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
@@ -210,9 +225,7 @@ class RunLogger:
 
     def halted(self, seeds: Sequence[Mapping[str, Any]]) -> None:
         """Write down which seeds learn no more and why, in place of what was there."""
-        temporary = self._halted.with_suffix(".tmp")
-        temporary.write_text(json.dumps(list(seeds), indent=2) + "\n")
-        temporary.replace(self._halted)
+        write_whole(self._halted, json.dumps(list(seeds), indent=2) + "\n")
 
     def _to_boards(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
         for board in self._boards:
@@ -226,8 +239,8 @@ class RunLogger:
             board.flush()
 
     def close(self) -> None:
-        self.flush()
-        for records in (self.evaluations, self.training):
-            records.close()
-        for board in self._boards:
-            board.close()
+        with ExitStack() as stack:  # all of them, whatever one raises
+            closing = [each.close for each in (self.evaluations, self.training)]
+            for close in [*closing, *(board.close for board in self._boards)]:
+                stack.callback(close)
+            self.flush()

@@ -32,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mtrl_conic.compose import CONFIG_DIR, clear_errors, parse, search_path, typed
 from mtrl_conic.config import ConfigError, TrainConfig, first_line, validate
 from mtrl_conic.continuation import Stage, look
+from mtrl_conic.files import check_disk, write_whole
 from mtrl_conic.session import Signals, train_or_resume
 
 
@@ -57,6 +58,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
 
     Raises:
         ConfigError: a run, the launcher or the sweep's folder cannot be used; nothing was written.
+        WriteError: the disk is full.
     """
     search = search_path(config_dirs)
     names = _names_of_folders(overrides)
@@ -181,8 +183,9 @@ def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
         return 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(master, folder / "multirun.yaml")
+        write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
     except OSError as error:
+        check_disk(folder, error)
         raise ConfigError(f"hydra.sweep.dir={folder}: cannot be written ({error.strerror})") from error
     in_process = str(master.hydra.launcher._target_).endswith(".BasicLauncher")
     if in_process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 
 from mtrl_conic.checkpoint import RunLocked, lock
 from mtrl_conic.config import ConfigError, TrainConfig
+from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.runtime import provenance, set_matmul_precision
 
 
@@ -23,23 +25,31 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
 
     Raises:
         ConfigError: the folder is not empty, in use, or cannot be written; none was made.
+        WriteError: the disk is full; a new folder is gone again.
     """
     run_dir = Path(config.run_dir) if config.run_dir else _fresh_name(config)
     if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run_dir={run_dir}: exists and is not empty; choose another or give resume={run_dir}")
+    fresh = not run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = lock(run_dir)
     except RunLocked as error:
         raise ConfigError(f"run_dir={error}") from error
     except OSError as error:
+        check_disk(run_dir, error)
         raise ConfigError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from error
     try:
         config.run_dir = str(run_dir)
         if config.threads is not None:  # before provenance records them
             torch.set_num_threads(config.threads)
         set_matmul_precision(config.matmul_precision, config.torch_device())
-        _record(config, run_dir)
+        try:
+            _record(config, run_dir)
+        except WriteError:
+            if fresh:
+                shutil.rmtree(run_dir, ignore_errors=True)
+            raise
         yield run_dir
     finally:
         os.close(descriptor)
@@ -53,17 +63,11 @@ def _fresh_name(config: TrainConfig) -> Path:
 
 
 def _record(config: TrainConfig, run_dir: Path) -> None:
-    _write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     path = run_dir / "provenance.json"
     try:
         pieces = json.loads(path.read_text())["pieces"]
     except (OSError, ValueError, KeyError):
         pieces = []
     pieces.append(provenance(config.torch_device()))
-    _write(path, json.dumps({"pieces": pieces}, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, json.dumps({"pieces": pieces}, indent=2) + "\n")

@@ -13,6 +13,7 @@ from mtrl_conic.checkpoint import NEWEST, CheckpointError, Checkpoints, Start
 from mtrl_conic.config import ConfigError, TrainConfig
 from mtrl_conic.continuation import Stage, prepare, stage
 from mtrl_conic.envs.vector import WorkerError
+from mtrl_conic.files import WriteError
 from mtrl_conic.run_folder import open_run
 from mtrl_conic.seed_watch import HaltedSeed, read_halted
 from mtrl_conic.trainer import AllHaltedError, Trainer
@@ -54,6 +55,22 @@ def train(config: TrainConfig, resume: bool, stopped: Signals, start: Start = NE
     Raises:
         ConfigError: the folder cannot be used, or no checkpoint of it.
     """
+    try:
+        return _train(config, resume, stopped, start)
+    except WriteError as error:
+        print(f"error: {error}; {_way_on(config.run_dir)}", file=sys.stderr)
+        return 1
+
+
+def _way_on(run_dir: str | None) -> str:
+    """What to do after a disk that was full."""
+    if run_dir is None or not Path(run_dir, "config.yaml").is_file():
+        return "nothing was begun: make room, and start again"
+    newest = max(Checkpoints(Path(run_dir, "checkpoints")).steps(), default=0)
+    return f"make room, and resume={run_dir} goes on from step {newest}"
+
+
+def _train(config: TrainConfig, resume: bool, stopped: Signals, start: Start) -> int:
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}", flush=True)
         try:
@@ -99,7 +116,7 @@ def resume(config: TrainConfig, stopped: Signals, start: Start = NEWEST) -> int:
     if start.step is not None and start.step not in steps:
         there_are = ", ".join(map(str, sorted(steps))) or "none"
         raise ConfigError(f"resume_from={start.step}: no such checkpoint; there are those of step {there_are}")
-    unsure = not (run_dir / "checkpoints").is_dir()
+    unsure = not steps
     if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
         return _leave(config)
     return train(config, True, stopped, start)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from mtrl_conic.config import ConfigError, TrainConfig
 
@@ -150,11 +151,11 @@ class Sweep:
 
     def _start(self, run: Run) -> None:
         """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""
-        log = None
-        if self.jobs > 1:
-            path = self.folder / f"{run.name}.log"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            log = path.open("ab")
+        try:
+            log = self._log(run)
+        except OSError as error:
+            self._failed(run, f"its log cannot be written: {error.strerror}")
+            return
         command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments]
         print(f"start: {run.name}", flush=True)
         run.started = time.monotonic()
@@ -166,6 +167,18 @@ class Sweep:
         if self.signal is not None:  # it came in between
             run.process.send_signal(signal.SIGTERM)
 
+    def _log(self, run: Run) -> IO[bytes] | None:
+        """Where what the run prints goes, if not where the sweep prints."""
+        if self.jobs == 1:
+            return None
+        path = self.folder / f"{run.name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+
+    def _failed(self, run: Run, how: str) -> None:
+        self.outcome.failed.append(f"{run.name}: {how}")
+        print(f"failed: {self.outcome.failed[-1]}", file=sys.stderr, flush=True)
+
     def _ended(self, run: Run) -> None:
         from mtrl_conic.continuation import Stage, look
 
@@ -176,8 +189,7 @@ class Sweep:
         if status != 0:
             log = f", see {self.folder / run.name}.log" if self.jobs > 1 else ""
             how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-            self.outcome.failed.append(f"{run.name}: {how}{log}")
-            print(f"failed: {self.outcome.failed[-1]}", file=sys.stderr, flush=True)
+            self._failed(run, how + log)
         elif look(run.config) is not Stage.COMPLETE:  # out of max_wall_seconds
             self.outcome.unfinished.append(run.name)
         print(f"end: {run.name} after {seconds:.0f} s, {len(self.waiting)} waiting", flush=True)

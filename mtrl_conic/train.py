@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     from mtrl_conic.config import ConfigError
+    from mtrl_conic.files import WriteError
 
     try:
         command = _split(arguments)
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 @dataclass

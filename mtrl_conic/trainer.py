@@ -62,7 +62,7 @@ class Trainer:
         self.metrics: dict[str, Tensor] = {}
         self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
         self.watch = Stopwatch()
-        resuming = resume and self.checkpoints.folder.is_dir()
+        resuming = resume and bool(self.checkpoints.steps())
         state = self._load(start) if resuming else None
         last = self.step if resuming else -1
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
@@ -154,7 +154,6 @@ class Trainer:
         if self.success >= self.best:  # of equals the latest
             self.best = self.success
             weights = {"actor": self.agent.actor.params, "step": self.step, "success_rate": self.success}
-            self.checkpoints.folder.mkdir(exist_ok=True)
             write_file(self.checkpoints.folder / "best.pt", weights)
         self._save()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvSpec, EnvStep, TaskEnv
+from mtrl_conic.files import WriteError, free_space, write_whole
 
 _SIZE = 480  # pixels, of the picture above the caption
 _CAPTION = 64  # pixels; encoders want sizes that 16 divides
@@ -31,40 +33,69 @@ class Clip(NamedTuple):
 def serve() -> None:
     """Make the videos asked for on standard input; the other end of `video.draw`."""
     for clip in pickle.load(sys.stdin.buffer):
-        _write(clip)
+        try:
+            _write(clip)
+        except WriteError as error:
+            sys.exit(str(error))
         print(clip.path, flush=True)
 
 
 def _write(clip: Clip) -> None:
     env = clip.spec.make(clip.task)
     camera = _camera(env)
-    temporary = clip.path.with_name(f".{clip.path.name}")
     try:
         write = _write_gif if clip.path.suffix == ".gif" else _write_mp4
-        write(temporary, _frames(clip, env, camera), camera.frames_per_second)
-        temporary.replace(clip.path)
+        write(clip.path, _frames(clip, env, camera), camera.frames_per_second)
     finally:
-        temporary.unlink(missing_ok=True)
         env.close()
 
 
 def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]], frames_per_second: int) -> None:
+    temporary = path.with_name(f".{path.name}")
+    try:
+        sent = _encode(temporary, frames, frames_per_second)
+        if _frames_in(temporary) != sent:
+            raise WriteError(f"{path} cannot be written: the encoder gave up; {free_space(path.parent)}")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode(path: Path, frames: Iterator[NDArray[np.uint8]], frames_per_second: int) -> int:
+    """Write a video with ffmpeg; returns how many frames it was sent."""
     from imageio_ffmpeg import write_frames
 
-    size = (_SIZE, _SIZE + _CAPTION)
+    size, sent = (_SIZE, _SIZE + _CAPTION), 0
     writer = write_frames(str(path), size, fps=frames_per_second, quality=7, ffmpeg_log_level="error")
     writer.send(None)
     for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
+        sent += 1
+        try:
+            writer.send(np.ascontiguousarray(frame))
+        except OSError:  # it has ended early
+            break
     writer.close()
+    return sent
+
+
+def _frames_in(path: Path) -> int:
+    """How many frames can be read from a video: its encoder does not say when the disk was full."""
+    from imageio_ffmpeg import count_frames_and_secs
+
+    try:
+        return count_frames_and_secs(str(path))[0]
+    except (OSError, RuntimeError):
+        return 0
 
 
 def _write_gif(path: Path, frames: Iterator[NDArray[np.uint8]], frames_per_second: int) -> None:
     from PIL import Image
 
+    buffer = io.BytesIO()
     first, *others = (Image.fromarray(frame).quantize(128) for frame in frames)
     duration = 1000 // frames_per_second  # milliseconds
-    first.save(path, format="gif", save_all=True, append_images=others, duration=duration, loop=0)
+    first.save(buffer, format="gif", save_all=True, append_images=others, duration=duration, loop=0)
+    write_whole(path, buffer.getvalue())
 
 
 def _frames(clip: Clip, env: TaskEnv, camera: Any) -> Iterator[NDArray[np.uint8]]:

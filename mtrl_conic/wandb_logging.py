@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from mtrl_conic.files import write_whole
+
 OFFLINE_HINT = "WANDB_MODE=offline does without"
 
 
@@ -106,10 +108,7 @@ def _group(run_dir: Path) -> str:
     """What the ids of the run's seeds begin with: drawn once, then read from the run folder."""
     path = run_dir / "wandb" / "group.txt"
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(uuid.uuid4().hex[:8])
-        temporary.replace(path)
+        write_whole(path, uuid.uuid4().hex[:8])
     return path.read_text()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,10 +93,11 @@ def test_best_is_the_best_evaluation(run):
 
 def test_what_the_json_says(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    name = "evaluation_best_episodes_3.json"
     assert main([f"run={run}", "episodes=3"]) == 0
-    result = json.loads((run / "evaluation_best.json").read_text())
+    result = json.loads((run / name).read_text())
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert after.keys() - before.keys() == {run / "evaluation_best.json"}
+    assert after.keys() - before.keys() == {run / name}
     assert all(after[path] == content for path, content in before.items())
     assert result["run"] == str(run)
     assert result["file"] == "best.pt"
@@ -107,6 +109,39 @@ def test_what_the_json_says(run):
     assert result["provenance"]["versions"] == result["trained_with"]
     assert result["provenance"]["command"]
     assert result["wall_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["episodes=1"], "evaluation_best_episodes_1.json"),
+        (["seeds=[2]"], "evaluation_best_seeds_2.json"),
+        (["seeds=[2,4]", "episodes=2"], "evaluation_best_seeds_2_4_episodes_2.json"),
+        (["episodes=1", "checkpoint=last"], "evaluation_last_episodes_1.json"),
+    ],
+)
+def test_a_quick_look_does_not_take_the_place_of_the_whole_evaluation(run, arguments, name):
+    assert main([f"run={run}"]) == 0
+    before = (run / "evaluation_best.json").read_bytes()
+    assert main([f"run={run}", *arguments]) == 0
+    assert (run / "evaluation_best.json").read_bytes() == before
+    assert {path.name for path in run.glob("evaluation_*.json")} == {"evaluation_best.json", name}
+
+
+def test_what_is_replaced_is_said(run, capsys):
+    for arguments in (["episodes=1"], ["seeds=[4,2]"]):
+        out = f"out={run / 'x.json'}"
+        assert main([f"run={run}", out, *arguments]) == 0
+        assert "in place" not in capsys.readouterr().out
+        assert main([f"run={run}", out, "episodes=2"]) == 0
+        episodes = 50 if arguments[0].startswith("seeds") else 1
+        assert re.search(
+            rf"written +{run}/x.json, in place of one of step \d+, {episodes} episodes\n", capsys.readouterr().out
+        )
+        (run / "x.json").unlink()
+    (run / "x.json").write_text("mine")
+    assert main([f"run={run}", out, "episodes=1"]) == 0
+    assert "x.json, in place of what was there\n" in capsys.readouterr().out
 
 
 def test_fifty_episodes_are_the_default(run):
@@ -163,6 +198,7 @@ BAD = {
     "unknown device": (["run={run}", "device=tpu"], ["device=tpu"]),
     "no such device": (["run={run}", "device=cuda:77"], ["device=cuda:77"]),
     "too many workers": (["run={run}", "workers=7"], ["workers=7", "6"]),
+    "out with a long name": (["run={run}", "out=" + 250 * "x"], ["out=xxx", "240 bytes"]),
     "out is a folder": (["run={run}", "out={run}"], ["out=", "folder"]),
     "out cannot be written": (["run={run}", "out=/proc/x.json"], ["/proc/x.json"]),
     "out without a folder": (["run={run}", "out={run}/none/x.json"], ["none/x.json", "cannot be written"]),
@@ -221,7 +257,7 @@ def test_the_command_itself_in_a_run_at_work(run):
         os.close(descriptor)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    assert "evaluation_best.json" in process.stdout
+    assert "evaluation_best_episodes_1.json" in process.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

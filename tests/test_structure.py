@@ -24,7 +24,7 @@ LEVELS = [
     {"combiners", "losses", "replay", "transfer", "capture", "health", "optimizer"},
     {"jacobian", "products", "replicas"},
     {"networks", "envs"},
-    {"runtime", "sealed"},
+    {"runtime", "sealed", "event_files"},
     {"cores", "files"},
     {"__init__"},
 ]

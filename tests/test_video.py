@@ -53,11 +53,11 @@ def mp4_frames(path):
 def test_an_mp4_a_task(run, capsys):
     arguments = [f"run={run}", "episodes=3", "video=true", "video_goals=[0,2]", "workers=0"]
     assert command.main(arguments) == 0
-    names = {f"{task}_seed_4_best.mp4" for task in ("direct", "mirrored", "damped")}
+    names = {f"{task}_seed_4_best_goals_0_2.mp4" for task in ("direct", "mirrored", "damped")}
     assert {path.name for path in (run / "videos").iterdir()} == names
     out = capsys.readouterr().out
     assert all(name in out for name in names)
-    facts, frames = mp4_frames(run / "videos" / "damped_seed_4_best.mp4")
+    facts, frames = mp4_frames(run / "videos" / "damped_seed_4_best_goals_0_2.mp4")
     assert facts["size"] == (WIDTH, HEIGHT)
     assert facts["fps"] == 10
     assert len(frames) == 2 * 50
@@ -70,13 +70,16 @@ def test_an_mp4_a_task(run, capsys):
     assert np.linalg.norm(goals[0].mean(0) - goals[1].mean(0)) > 20  # the second episode has another goal
 
 
-def test_a_gif_a_task(run, tmp_path):
+def test_a_gif_a_task(run, tmp_path, capsys):
     from PIL import Image
 
     folder = tmp_path / "deep" / "folder"
     arguments = [f"run={run}", "episodes=1", "video=true", "video_format=gif", f"video_dir={folder}", "seeds=[2]"]
     assert command.main(arguments) == 0
     assert len(list(folder.iterdir())) == 3
+    assert "in place" not in capsys.readouterr().out
+    assert command.main(arguments) == 0
+    assert capsys.readouterr().out.count(".gif, in place of an earlier one\n") == 3
     with Image.open(folder / "direct_seed_2_best.gif") as image:
         assert image.size == (WIDTH, HEIGHT)
         assert image.n_frames == 50
@@ -149,7 +152,7 @@ def test_a_video_that_cannot_be_drawn_costs_no_results(run, monkeypatch, capsys)
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert "IndexError" in err
-    assert json.loads((run / "evaluation_best.json").read_text())["seeds"] == [4, 2]
+    assert json.loads((run / "evaluation_best_episodes_1.json").read_text())["seeds"] == [4, 2]
     assert list((run / "videos").iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtrl_conic.benchmark.options import parse
+from mtrl_conic.files import WriteError, write_whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,11 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     set_matmul_precision(options.matmul_precision, options.device)
     results: dict[str, Any] = {"provenance": provenance(torch.device(options.device))}
-    for part in options.parts:
-        module = importlib.import_module(f"mtrl_conic.benchmark.{part}")
-        results[part] = getattr(module, f"benchmark_{part}")(options)
-        if options.json:  # after each part: the next may be interrupted
-            options.json.write_text(json.dumps(results, indent=2) + "\n")
+    try:
+        for part in options.parts:
+            module = importlib.import_module(f"mtrl_conic.benchmark.{part}")
+            results[part] = getattr(module, f"benchmark_{part}")(options)
+            if options.json:  # after each part: the next may be interrupted
+                write_whole(options.json, json.dumps(results, indent=2) + "\n")
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

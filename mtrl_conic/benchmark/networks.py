@@ -16,6 +16,7 @@ from torch import nn
 
 from mtrl_conic.benchmark.options import WIDTHS, Options
 from mtrl_conic.benchmark.timing import in_a_process, peak_gib
+from mtrl_conic.files import write_picture
 
 NUM_TASKS = 40
 _INPUTS, _BATCH, _WARM_UP = 128, 16, 1
@@ -93,7 +94,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     below.set_xticks(range(len(names)), names, rotation=35, ha="right")
     above.legend(frameon=False)
     above.set_title(f"One step with {NUM_TASKS} tasks that share their inputs")
-    figure.savefig(path, dpi=130)
+    write_picture(figure, path, dpi=130)
 
 
 def _bars(axes: Any, rows: Sequence[dict[str, Any]], names: Sequence[str], key: str) -> None:

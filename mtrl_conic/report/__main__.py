@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrl_conic.config import ConfigError
+from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.report.options import Options, find_runs, parse
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _report(options: Options, folders: list[Path], notes: list[str], arguments: list[str]) -> int:
@@ -60,11 +64,12 @@ def _report(options: Options, folders: list[Path], notes: list[str], arguments: 
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise ConfigError(f"runs={options.runs}: nothing that can be used; {notes[0]}{more}")
     _make_folder(options.out)
+    earlier = ", in place of an earlier one" if (options.out / "index.html").exists() else ""
     command = shlex.join(["python", "-m", "mtrl_conic.report", *arguments])
     _write(options, found, notes, command, len(folders))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"report of {len(folders)} run folder{'s' * (len(folders) > 1)}: {options.out / 'index.html'}")
+    print(f"report of {len(folders)} run folder{'s' * (len(folders) > 1)}: {options.out / 'index.html'}{earlier}")
     return 0
 
 
@@ -73,6 +78,7 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
+        check_disk(out, error)
         raise ConfigError(f"out={out}: cannot be written ({error.strerror})") from error
 
 
@@ -91,12 +97,11 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
         pictures = [picture for draw in (curves, comparisons, diagnostics) for picture in draw(section, colours)]
         content = Content(section, tables.rows(section, options.steps), pictures)
         folder = options.out / section.slug
-        folder.mkdir(exist_ok=True)
         write_csv(section, content.rows, folder)
         for picture in content.pictures:
             save(picture, colours, folder)
         contents.append(content)
-    (options.out / "index.html").write_text(render(contents, notes, colours, command, count), encoding="utf-8")
+    write_whole(options.out / "index.html", render(contents, notes, colours, command, count))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mtrl_conic.files import write_whole
 from mtrl_conic.report import statistics, tables
 from mtrl_conic.report.comparison import pairs
 from mtrl_conic.report.grouping import Section
@@ -26,8 +28,9 @@ def write_csv(section: Section, results: list[tables.Row], folder: Path) -> list
     files = []
     for name, lines in contents.items():
         files.append(folder / f"{name}.csv")
-        with files[-1].open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        write_whole(files[-1], text.getvalue())
     return files
 
 

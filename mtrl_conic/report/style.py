@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtrl_conic.files import write_picture
+
 # Of methods, told apart by the colour-blind: on white, and what stands for them on a dark page.
 LIGHT = ("#0072b2", "#d55e00", "#00855f", "#a8468a", "#947000", "#40464d", "#2b8fce")
 DARK = ("#4ba3e3", "#ff8a4c", "#3fc79a", "#e58ac6", "#dcb43c", "#c9ced6", "#9fe0ff")
@@ -157,8 +159,8 @@ def save(picture: Picture, colours: Colours, folder: Path) -> list[Path]:
             lines = [Line2D([], [], linewidth=2.2, label=label, **colours.line(label)) for label in picture.legend]
             figure.legend(handles=lines, loc="outside lower center", ncols=max(1, int(width / 2.2)), frameon=False)
         files = [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg")]
-        figure.savefig(files[0], dpi=130)
-        figure.savefig(files[1], metadata={"Date": None})
+        write_picture(figure, files[0], dpi=130)
+        write_picture(figure, files[1], metadata={"Date": None})
     return files
 
 

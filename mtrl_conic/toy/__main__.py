@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mtrl_conic.config import ConfigError
+from mtrl_conic.files import WriteError, write_whole
 from mtrl_conic.runtime import provenance
 from mtrl_conic.toy import methods, problem, table
 from mtrl_conic.toy.descent import Descent, descend
@@ -41,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table.heading(options.scale, options.steps), flush=True)
     for name in names:
         descents[name], results["methods"][name] = _run(name, changes.get(name), options.scale, options.steps)
-    _draw(descents, changes, options.scale, options.out)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    try:
+        _draw(descents, changes, options.scale, options.out)
+        if options.json:
+            write_whole(options.json, json.dumps(results, indent=2) + "\n")
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

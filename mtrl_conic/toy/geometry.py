@@ -13,6 +13,7 @@ from matplotlib.patches import Circle, Wedge
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.files import write_picture
 
 Pair = Sequence[Sequence[float]]
 
@@ -55,7 +56,7 @@ def draw_cone_and_ball(make: Callable[[str], Combiner], out: Path) -> None:
         axis.grid(alpha=0.2)
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    figure.savefig(out, dpi=110)
+    write_picture(figure, out, dpi=110)
 
 
 def _draw_panel(axis: Any, conicgrad: Any, cagrad: Any, gradients: Pair) -> None:

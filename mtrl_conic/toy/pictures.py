@@ -10,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mtrl_conic.files import write_picture
 from mtrl_conic.toy import problem
 from mtrl_conic.toy.descent import TOLERANCE, Descent
 
@@ -36,7 +37,7 @@ def draw_trajectories(descents: dict[str, Descent], scale: float, out: Path) -> 
             axis.plot(*points[-1].tolist(), "s", color=colour, markersize=4.5, markeredgecolor="black", zorder=5)
     _legend(figure, axes[0], [("start", "o", "0.3", "white"), ("end", "s", "0.3", "black")])
     _label(axes, "$x_1$", "$x_2$")
-    figure.savefig(out, dpi=110)
+    write_picture(figure, out, dpi=110)
 
 
 def draw_convergence(descents: dict[str, Descent], scale: float, out: Path) -> None:
@@ -61,7 +62,7 @@ def draw_convergence(descents: dict[str, Descent], scale: float, out: Path) -> N
         axis.grid(alpha=0.25)
     _legend(figure, axes[0], [("first below", "o", "white", "black")])
     _label(axes, "steps", "mean loss above minimum")
-    figure.savefig(out, dpi=110)
+    write_picture(figure, out, dpi=110)
 
 
 def _panels(descents: dict[str, Descent], scale: float, height: float) -> tuple[Figure, list[Any]]:
