@@ -42,7 +42,7 @@ class MultiTaskBackward:
     counts the same, whatever the size of its batch. Where no Jacobian is built there are two collectives, as the
     weights come from the averaged losses: the losses before, the gradient after. Losses of another dtype than the
     parameters' travel by themselves. The first call in a group, and the first after `load_state_dict`, waits for the
-    device and sees that the replicas start alike.
+    device and sees that the replicas are alike (`check_replicas`).
 
     Args:
         combiner: not yet set up; this object calls its `setup`, after a trial on a copy.
@@ -111,10 +111,11 @@ class MultiTaskBackward:
 
         Raises:
             TypeError: losses of another type.
-            ValueError: losses of another shape, or that do not require grad; replicas that do not start alike.
+            ValueError: losses of another shape, or that do not require grad; replicas that are not alike.
         """
         parts, stacked = self._read(losses, with_grad=True)
-        self._check_replicas()
+        if not self._alike:
+            self.check_replicas()
         memory = self.combiner.snapshot()
         try:
             if self.combiner.requires != "losses" and self.combiner.needs_jacobian():
@@ -164,6 +165,22 @@ class MultiTaskBackward:
         self.combiner.after_step(again.masked_fill(masked, 1))
         self.combiner.restore(memory, masked.view(1))
 
+    def check_replicas(self) -> None:
+        """See that parameters, combiner and seed are the same bits in all replicas; waits for the device.
+
+        Raises:
+            ValueError: in every replica, where they are not; names what differs.
+        """
+        if self._replicas.size == 1:
+            return
+        described = [[list(parameter.shape) for parameter in self._parameters], self._parameters]
+        plain = (int, float, str, list, tuple)  # not tensors, which may be scratch
+        settings = {name: value for name, value in vars(self.combiner).items() if isinstance(value, plain)}
+        remembered = [type(self.combiner).__name__, settings, self.combiner.state_dict()]
+        numbers = {"seed": self.seed, "num_tasks": self.num_tasks, "parameters": digest(described)}
+        self._replicas.check_equal(numbers | {"combiner": digest(remembered)}, self._flat.device)
+        self._alike = True
+
     def state_dict(self) -> dict[str, Any]:
         """What the combiner remembers."""
         return self.combiner.state_dict()
@@ -180,15 +197,6 @@ class MultiTaskBackward:
         if with_grad and not stacked.requires_grad:
             raise ValueError("losses do not require grad: were they detached or computed under no_grad?")
         return parts, stacked
-
-    def _check_replicas(self) -> None:
-        if self._alike or self._replicas.size == 1:
-            return
-        described = [self._parameters, [list(parameter.shape) for parameter in self._parameters]]
-        remembered = [type(self.combiner).__name__, vars(self.combiner), self.combiner.state_dict()]
-        numbers = {"seed": self.seed, "num_tasks": self.num_tasks, "parameters": digest(described)}
-        self._replicas.check_equal(numbers | {"combiner": digest(remembered)}, self._flat.device)
-        self._alike = True
 
     def _add_rows(self, parts: Sequence[Tensor], stacked: Tensor) -> None:
         """Add the K gradients to the rows, those of the mean loss to the rest, and the losses to theirs."""

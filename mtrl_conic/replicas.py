@@ -64,7 +64,7 @@ class Replicas:
         largest, smallest = extremes[0].tolist(), (-extremes[1]).tolist()
         different = [name for name, low, high in zip(numbers, smallest, largest, strict=True) if low != high]
         if different:
-            raise ValueError(f"the replicas do not start alike: they differ in {', '.join(different)}")
+            raise ValueError(f"the replicas are not alike: they differ in {', '.join(different)}")
 
 
 def digest(value: Any, start: int = 0) -> int:
