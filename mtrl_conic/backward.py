@@ -79,7 +79,7 @@ class MultiTaskBackward:
         detached = stacked.detach().unsqueeze(0)
         if self._jacobian is not None and self.combiner.needs_jacobian():
             self._fill_jacobian(losses, self._jacobian[0])
-            self.combiner.direction(self._jacobian, detached, out=self._flat[:, : self._size])
+            self.combiner.combine(self._jacobian, detached, out=self._flat[:, : self._size])
         else:
             self._fill_weighted(stacked, self.combiner.loss_weights(detached))
         for parameter, grad in zip(self._parameters, self._grads, strict=True):
@@ -92,7 +92,7 @@ class MultiTaskBackward:
         """
         stacked = self._stacked(losses).detach()
         if self.looks_back:
-            self.combiner.after_step(stacked.unsqueeze(0))
+            self.combiner.look_back(stacked.unsqueeze(0))
 
     def state_dict(self) -> dict[str, Any]:
         """What the combiner remembers."""

@@ -103,7 +103,7 @@ class Learner:
         masked_step(self.optimizer, halted)
         if self.combiner.looks_back:
             with torch.no_grad():
-                self.combiner.after_step(losses_again())
+                self.combiner.look_back(losses_again())
         self.combiner.restore(memory, halted.bool().expand(len(detached)))
         name = self.combiner.network
         for key, value in self.combiner.diagnostics.items():
@@ -121,7 +121,7 @@ class Learner:
         losses.sum().backward()
         gradients.finish()
         if gradients.jacobian is not None:
-            self.combiner.direction(gradients.jacobian, detached, out=gradients.direction)
+            self.combiner.combine(gradients.jacobian, detached, out=gradients.direction)
 
     def state_dict(self) -> dict[str, Any]:
         return {
