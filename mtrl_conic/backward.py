@@ -162,7 +162,7 @@ class MultiTaskBackward:
         again = self._replicas.average_(stacked.unsqueeze(0).clone())
         masked = ~(self.finite & _all_finite(again))
         memory = self.combiner.snapshot()
-        self.combiner.after_step(again.masked_fill(masked, 1))
+        self.combiner.look_back(again.masked_fill(masked, 1))
         self.combiner.restore(memory, masked.view(1))
 
     def check_replicas(self) -> None:
@@ -221,7 +221,7 @@ class MultiTaskBackward:
         if self._pending > 1:
             self._travelling.div_(self._pending)
         losses = self._average_rows(self._losses / self._pending)
-        self.combiner.direction(self._rows, losses, out=self._flat[:, : self._size])
+        self.combiner.combine(self._rows, losses, out=self._flat[:, : self._size])
         return _all_finite(losses, self._travelling, self._flat)
 
     def _average_rows(self, losses: Tensor) -> Tensor:

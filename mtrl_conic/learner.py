@@ -86,7 +86,7 @@ class Learner:
         self.optimizer.step(health.halted)
         if self.combiner.looks_back:
             with torch.no_grad():
-                self.combiner.after_step(losses_again())
+                self.combiner.look_back(losses_again())
         self.combiner.restore(memory, health.halted.bool())
         for key, value in self.combiner.diagnostics.items():
             shown = self.diagnostics.setdefault(f"combiner/{name}/{key}", torch.empty_like(value))
@@ -103,7 +103,7 @@ class Learner:
         losses.sum().backward()
         gradients.finish()
         if gradients.jacobian is not None:
-            self.combiner.direction(gradients.jacobian, detached, out=gradients.direction)
+            self.combiner.combine(gradients.jacobian, detached, out=gradients.direction)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -27,5 +27,5 @@ class PositiveLosses(Combiner):
         losses = losses.double()
         lowest = self.state["lowest"]
         if learn:
-            torch.minimum(lowest, losses.nan_to_num(0.0), out=lowest)
+            torch.minimum(lowest, losses, out=lowest)
         return (losses - 2 * lowest).clamp_min(0) + _EPSILON

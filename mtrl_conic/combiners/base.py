@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
+from mtrl_conic.combiners.solvers import may_look
 from mtrl_conic.products import gramian, weighted_sum
 
 
 class Combiner:
     """Turns the K per-task gradients of each of S seeds into one direction per seed.
 
-    A method usually implements `weights` alone. Its hyperparameters are keyword arguments of the constructor,
-    which raises `ValueError` naming the value and the range. `setup` is called once before use; what a method
-    remembers from update to update are the tensors in `self.state`, each with a leading seed axis, made there.
+    A method usually implements `weights` alone; others implement `direction`, and those that learn from the losses
+    after the step `after_step`. Its hyperparameters are keyword arguments of the constructor, which raises
+    `ValueError` naming the value and the range. `setup` is called once before use; what a method remembers from update
+    to update are the tensors in `self.state`, each with a leading seed axis, made there.
 
-    Where a seed's losses or gradients are not finite, `weights` is given an identity and ones in their place, so that
-    no method need look for such numbers. Who calls leaves that seed's parameters alone and undoes what the method
-    learned from it (`snapshot`, `restore`).
+    A training loop calls `combine`, `loss_weights` and `look_back`. They hand to the method only numbers that are
+    finite: where a seed's losses or gradients are not, it is given stand-ins, its direction becomes NaN, and what the
+    method learned from them is undone. Random streams go on. Such a seed's parameters are to be left alone; where a
+    loop leaves an update out for a reason of its own, `snapshot` and `restore` undo what the method learned.
 
     Attributes:
         requires: the dearest thing the method looks at. "losses": it weighs losses, no Jacobian is built;
             "gramian": inner products of gradients; "jacobian": the gradients themselves.
-        looks_back: the method also wants to see the losses of the same batch after the step (`after_step`).
+        looks_back: the method also wants to see the losses of the same batch after the step (`look_back`).
         capturable: an update can be recorded as a CUDA graph: it reads nothing back to the host.
         network: the name of the network whose gradients it combines, part of the names of its random streams.
         state: tensors [S, ...] that persist; updated in place, saved with a checkpoint.
@@ -75,30 +79,88 @@ class Combiner:
             out: [S, P], written if given.
 
         Returns:
-            [S, P]; not finite where a seed's losses or gradients are not.
+            [S, P].
         """
-        products = gramian(jacobian)
-        usable = finite_seeds(losses, products)
+        products = gramian(jacobian)  # it is finite only where the Jacobian is
+        self._usable = finite_seeds(losses, products)
         stand_in = torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
-        weights = self.weights(torch.where(usable[:, None, None], products, stand_in), _stand_in(usable, losses))
+        finite = torch.where(self._usable[:, None, None], products, stand_in)
+        with self._learning():
+            weights = self.weights(finite, self._finite(losses))
         self.diagnostics.update(weight=weights, **conflict_statistics(products, weights))
-        return weighted_sum(weights, jacobian, out, products)
-
-    def loss_weights(self, losses: Tensor) -> Tensor:
-        """The weights [S, K] of losses [S, K] in an update without Jacobian; finite also where a loss is not."""
-        weights = self.weights(None, _stand_in(finite_seeds(losses), losses))
-        if self.requires == "losses":
-            self.diagnostics["weight"] = weights
-        return weights
+        return self._marked(weighted_sum(weights, jacobian, out, products))
 
     def after_step(self, losses: Tensor) -> None:
         """Learn from the losses [S, K] of the same batch at the new parameters; called only if `looks_back`."""
 
-    def snapshot(self) -> list[Tensor]:
+    @final
+    def combine(self, jacobian: Tensor, losses: Tensor, out: Tensor | None = None) -> Tensor:
+        """The direction [S, P] of this update: that of `direction`, NaN where a seed's numbers are not finite.
+
+        Args:
+            jacobian: [S, K, P]; a seed whose numbers, or squared norms in the type of the Jacobian, are not finite is
+                overwritten with zeros where the method looks at gradients.
+            losses: [S, K], detached.
+            out: [S, P], written if given.
+        """
+        if type(self).direction is Combiner.direction:
+            return self.direction(jacobian, losses, out)
+        norms = torch.linalg.vector_norm(jacobian, dim=-1, dtype=torch.promote_types(jacobian.dtype, torch.float32))
+        self._usable = usable = finite_seeds(losses) & torch.isfinite(norms).all(-1)
+        if not self._all_usable():
+            jacobian.masked_fill_(~usable[:, None, None], 0)
+        with self._learning():
+            direction = self.direction(jacobian, self._finite(losses), out)
+        self._usable = usable  # `direction` may have used the default
+        self._marked(direction)
+        return direction if out is None or direction is out else out.copy_(direction)
+
+    @final
+    def loss_weights(self, losses: Tensor) -> Tensor:
+        """The weights [S, K] of losses [S, K] in an update without Jacobian; finite also where a loss is not."""
+        self._usable = finite_seeds(losses)
+        with self._learning():
+            weights = self.weights(None, self._finite(losses))
+        if self.requires == "losses":
+            self.diagnostics["weight"] = weights
+        return weights
+
+    @final
+    def look_back(self, losses: Tensor) -> None:
+        """Show a method that `looks_back` the losses [S, K] of the same batch after the step of the last update."""
+        self._usable = self._usable & finite_seeds(losses)
+        with self._learning():
+            self.after_step(self._finite(losses))
+
+    def _all_usable(self) -> bool:
+        """Whether all seeds are known to be usable; where looking would wait, none is."""
+        return may_look(self._usable) and bool(self._usable.all())
+
+    def _finite(self, losses: Tensor) -> Tensor:
+        """The losses [S, K], all 1 where a seed is not usable."""
+        return torch.where(self._usable.unsqueeze(-1), losses, 1)
+
+    def _marked(self, direction: Tensor) -> Tensor:
+        """The direction [S, P], overwritten with NaN where a seed is not usable."""
+        if self._all_usable():
+            return direction
+        return direction.masked_fill_(~self._usable.unsqueeze(-1), torch.nan)
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """What the method learns inside is undone for the seeds that are not usable."""
+        if self._all_usable():
+            yield
+            return
+        memory = self.snapshot()
+        yield
+        self.restore(memory, ~self._usable)
+
+    def snapshot(self) -> list[Any]:
         """What the method remembers, for `restore`."""
         return [tensor.clone() for tensor in self.state.values()]
 
-    def restore(self, memory: Sequence[Tensor], seeds: Tensor) -> None:
+    def restore(self, memory: Sequence[Any], seeds: Tensor) -> None:
         """Put the memory of `snapshot` back for the seeds [S] that are True: their update did not happen."""
         for tensor, old in zip(self.state.values(), memory, strict=True):
             tensor.copy_(torch.where(seeds.view(-1, *[1] * (tensor.dim() - 1)), old, tensor))
@@ -149,11 +211,6 @@ def finite_seeds(losses: Tensor, gramian: Tensor | None = None) -> Tensor:
     """Whether all of a seed's losses [S, K] and inner products [S, K, K] are numbers, [S]."""
     finite = torch.isfinite(losses).all(-1)
     return finite if gramian is None else finite & torch.isfinite(gramian).flatten(1).all(-1)
-
-
-def _stand_in(usable: Tensor, losses: Tensor) -> Tensor:
-    """The losses [S, K], all 1 where a seed's are not usable [S]: its update does not count, but must not raise."""
-    return torch.where(usable.unsqueeze(-1), losses, 1)
 
 
 def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:

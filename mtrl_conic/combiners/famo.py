@@ -52,7 +52,6 @@ class FAMO(PositiveLosses):
 
     def after_step(self, losses: Tensor) -> None:
         fall = self._log_losses - self.positive(losses, learn=False).log()
-        fall = fall.nan_to_num(0.0, 0.0, 0.0)  # the update that sees such losses is masked
         task_weights = self.state["logits"].softmax(-1)
         gradient = task_weights * (fall - (task_weights * fall).sum(-1, keepdim=True))
         adam_step(self.state, "logits", gradient, self.weights_lr, self.gamma)

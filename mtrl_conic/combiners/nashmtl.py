@@ -45,8 +45,9 @@ class NashMTL(SolverCombiner):
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
         super().setup(seeds, num_tasks, device)
-        shape = (len(seeds), num_tasks)  # the mean, in case that what would replace it is masked
-        self.state["weights"] = torch.full(shape, 1 / num_tasks, dtype=torch.float64, device=device)
+        # uniform until the first solve that counts
+        uniform = torch.full((len(seeds), num_tasks), 1 / num_tasks, dtype=torch.float64, device=device)
+        self.state["weights"] = uniform
 
     def needs_jacobian(self) -> bool:
         return self._updates % self.update_every == 0

@@ -172,21 +172,20 @@ def _shortest(matrix: Tensor, prices: Tensor) -> Tensor:
 
 def project_to_simplex(points: Tensor) -> Tensor:
     """The nearest point of the simplex to each row of [S, K] (Held, Wolfe and Crowder, Math. Programming 6, 1974)."""
+    points = points - points.amax(-1, keepdim=True)  # the 1 would be lost beside large numbers
     ordered = points.sort(-1, descending=True).values
     excess = ordered.cumsum(-1) - 1
     rank = torch.arange(1, points.shape[-1] + 1, dtype=points.dtype, device=points.device)
-    used = (ordered * rank > excess).sum(-1, keepdim=True)
+    used = (ordered * rank > excess).sum(-1, keepdim=True).clamp_min(1)  # it is 0 only for numbers that are none
     return (points - excess.gather(-1, used - 1) / used).clamp_min_(0)
 
 
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [S, K] and eigenvectors [S, K, K] (columns) of symmetric matrices [S, K, K].
 
-    Entries that are not numbers count as 0, so that nothing raises. Off the CPU, where the library's routine waits
-    for the device, Jacobi's method with a fixed number of sweeps: what is left off the diagonal is rounding up to ten
-    tasks, and 1e-9 of the largest entry at fifty.
+    Off the CPU, where the library's routine waits for the device, Jacobi's method with a fixed number of sweeps: what
+    is left off the diagonal is rounding up to ten tasks, and 1e-9 of the largest entry at fifty.
     """
-    matrix = matrix.nan_to_num(0.0, 0.0, 0.0)
     if may_look(matrix):
         values, vectors = torch.linalg.eigh(matrix)
         return values, vectors

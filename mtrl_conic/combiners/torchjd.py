@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -28,6 +29,9 @@ class TorchJD(Combiner):
 
     **Random aggregators** draw from torch's global generators. Each seed's stream takes their place during the
     call, so that a seed draws the same numbers alone and among others, and the global generators are left alone.
+
+    **Failures.** Where an aggregator's solver gives up on the gradients of a seed, a warning says why, and that seed's
+    direction is NaN.
 
     **Memory.** What a stateful aggregator remembers is saved as plain tensors and numbers. Where that is not
     possible (`NashMTL` keeps a CVXPY problem) the run trains and writes checkpoints, but cannot be resumed; nor can
@@ -56,6 +60,7 @@ class TorchJD(Combiner):
         self._build(1)  # what is wrong with the settings is said at once
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
+        self._seeds = list(seeds)
         self._device = torch.empty(0, device=device).device  # with its index
         self._draws = [(torch.default_generator, SeedStreams(seeds, "torchjd", "cpu"))]
         if self._device.type == "cuda":
@@ -68,10 +73,30 @@ class TorchJD(Combiner):
     def direction(self, jacobian: Tensor, losses: Tensor, out: Tensor | None = None) -> Tensor:
         if out is None:
             out = jacobian.new_empty(jacobian.shape[0], jacobian.shape[2])
-        for seed, aggregator in enumerate(self._aggregators):
-            with self._stream(seed):
-                out[seed] = aggregator(jacobian[seed])
+        for seed in range(len(out)):
+            try:
+                with self._stream(seed):
+                    out[seed] = self._aggregators[seed](jacobian[seed])
+            except Exception as error:
+                if not _gave_up(error):
+                    raise
+                out[seed] = torch.nan
+                name = f"TorchJD's {self.aggregator}"
+                warnings.warn(f"{name} gave seed {self._seeds[seed]} no direction: {_first_line(error)}", stacklevel=2)
         return out
+
+    def snapshot(self) -> list[Any]:
+        """Of each seed: what its aggregator remembers, and the states of its streams."""
+        memories = [memory.save(one)[0] if self._stateful else {} for one in self._aggregators]
+        states = [[one.get_state() for one in streams.generators] for _, streams in self._draws]
+        return list(zip(memories, zip(*states, strict=True), strict=True))
+
+    def restore(self, memory_before: Sequence[Any], seeds: Tensor) -> None:
+        for seed, ((saved, states), undone) in enumerate(zip(memory_before, seeds.tolist(), strict=True)):
+            if undone:
+                memory.load(self._aggregators[seed], saved, self._device)
+                for (_, streams), state in zip(self._draws, states, strict=True):
+                    streams.generators[seed].set_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         parts = [memory.save(aggregator) if self._stateful else ({}, []) for aggregator in self._aggregators]
@@ -155,6 +180,12 @@ def _aggregators() -> dict[str, type[nn.Module]]:
     bases = (package.Aggregator, package.WeightedAggregator, package.GramianWeightedAggregator)
     kinds = {name: getattr(package, name) for name in package.__all__}
     return {name: kind for name, kind in kinds.items() if issubclass(kind, bases[0]) and kind not in bases}
+
+
+def _gave_up(error: Exception) -> bool:
+    """Whether a solver did not cope with these gradients; other errors are the program's or the machine's."""
+    kinds = (torch.linalg.LinAlgError, ArithmeticError, ValueError)
+    return isinstance(error, kinds) or type(error).__name__ == "SolverError"  # CVXPY's, which may not be installed
 
 
 def _argument(value: Any, device: torch.device | str) -> Any:

@@ -68,14 +68,14 @@ def descend(
         recorder.see_direction(points.grad, jacobian)
         optimizer.step()
         if combiner.looks_back:
-            combiner.after_step(problem.losses(points, scale) - lower_bounds)
+            combiner.look_back(problem.losses(points, scale) - lower_bounds)
     recorder.see(num_steps, problem.losses(points, scale), points)
     return recorder.result()
 
 
 def _direction(combiner: Combiner, jacobian: Tensor, losses: Tensor) -> Tensor:
     if combiner.needs_jacobian():
-        return combiner.direction(jacobian, losses)
+        return combiner.combine(jacobian, losses)
     return weighted_sum(combiner.loss_weights(losses), jacobian)
 
 

@@ -31,9 +31,9 @@ def settled_direction(combiner: Combiner, gradients: Pair) -> Tensor:
     """The direction [2] of a new combiner that has met the same two gradients until it changed no more."""
     combiner.setup([0], num_tasks=2)
     jacobian, losses = torch.tensor([gradients], dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
-    last = combiner.direction(jacobian, losses)
+    last = combiner.combine(jacobian, losses)
     for _ in range(_UPDATES):
-        direction = combiner.direction(jacobian, losses)
+        direction = combiner.combine(jacobian, losses)
         if (direction - last).norm() <= 1e-9 * last.norm():
             break
         last = direction

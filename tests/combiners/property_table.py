@@ -52,9 +52,9 @@ def update(combiner, number: int, jacobian: Tensor, scale: Tensor | float = 1.0,
     generator = torch.Generator().manual_seed(number)
     losses, change = torch.rand(2, *jacobian.shape[:2], generator=generator, dtype=torch.float64) + 0.5
     losses = losses * scale + offset
-    found = combiner.direction(jacobian, losses)
+    found = combiner.combine(jacobian, losses)
     if combiner.looks_back:
-        combiner.after_step(losses * change)
+        combiner.look_back(losses * change)
     return found
 
 

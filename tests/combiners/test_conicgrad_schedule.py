@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import run_command
 from hard_matrices import hard_jacobians, make
-from test_properties import NoSynchronisation
+from test_properties import NoSynchronisation, on_an_accelerator  # noqa: F401
 
 from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.conicgrad import CONFLICT_RATE, DEGENERATE, ConicGrad
@@ -209,6 +209,7 @@ def test_resume_in_mid_schedule(schedule):
     assert all(tensor.dtype == torch.float64 and len(tensor) == 2 for tensor in first.state.values())
 
 
+@pytest.mark.usefixtures("on_an_accelerator")
 @pytest.mark.parametrize("schedule", MOVING)
 def test_no_host_synchronisation(schedule):
     combiner = make("conicgrad", (0, 1), 4, **MOVING[schedule], gamma=[0.1, 0.2, 0.3, 0.4])

@@ -7,7 +7,7 @@ import torch
 from hard_matrices import METHODS, SCALES, TASKS, hard_jacobians, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtrl_conic.combiners import cagrad_solver, solvers
+from mtrl_conic.combiners import base, cagrad_solver, solvers
 
 RANDOM = {"graddrop", "pcgrad", "rlw"}  # permutation-equivariant in distribution only
 # One task's direction is a multiple of its gradient: (1 + c)/(1 + c²), 1/L, and exp(-s) with a learned s.
@@ -78,15 +78,15 @@ def method(request):
 @pytest.fixture
 def on_an_accelerator(monkeypatch):
     """Solvers take the path of a device whose values cannot be looked at without waiting."""
-    for module in (solvers, cagrad_solver):
+    for module in (base, solvers, cagrad_solver):
         monkeypatch.setattr(module, "may_look", lambda tensor: False)
 
 
 def one_update(combiner, jacobian, losses, out=None):
     """One update as the agent does it; the losses fall by a tenth."""
-    direction = combiner.direction(jacobian, losses, out)
+    direction = combiner.combine(jacobian, losses, out)
     if combiner.looks_back:
-        combiner.after_step(0.9 * losses - 0.01 * losses.square())
+        combiner.look_back(0.9 * losses - 0.01 * losses.square())
     return direction
 
 
@@ -230,9 +230,9 @@ def test_an_accelerator_computes_the_same(method, num_tasks, request):
 def test_out_is_written(method):
     jacobian = torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(0))
     out = torch.empty(2, 7)
-    direction = make(method, (0, 1), 4).direction(jacobian, losses_of(jacobian), out)
+    direction = make(method, (0, 1), 4).combine(jacobian, losses_of(jacobian), out)
     assert direction.data_ptr() == out.data_ptr()
-    assert torch.equal(out, make(method, (0, 1), 4).direction(jacobian, losses_of(jacobian)))
+    assert torch.equal(out, make(method, (0, 1), 4).combine(jacobian, losses_of(jacobian)))
 
 
 @pytest.mark.parametrize(("name", "settings", "word"), [(n, s, w) for n, rows in BAD.items() for s, w in rows])
