@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+import time
 from pathlib import Path
-from types import FrameType
 
 from mtrl_conic.capture import CaptureError
 from mtrl_conic.checkpoint import CheckpointError
@@ -13,31 +12,15 @@ from mtrl_conic.config import ConfigError, TrainConfig
 from mtrl_conic.continuation import Stage, prepare, stage
 from mtrl_conic.envs.vector import WorkerError
 from mtrl_conic.run_folder import open_run
+from mtrl_conic.signals import Signals
 from mtrl_conic.trainer import NonFiniteError, Trainer
 
 
-class Signals:
-    """Remembers the first SIGINT or SIGTERM; a second one ends the process in the ordinary way.
-
-    A handler that something else has set stays: a cluster's job runner has its own plans for SIGTERM.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
-                signal.signal(number, self._note)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def __call__(self) -> bool:
-        return self.received is not None
-
-
-def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
+def train(config: TrainConfig, resume: bool, stopped: Signals, started: float | None = None) -> int:
     """Train in the run folder of `config` and say on standard error what ended it, if not its last step.
+
+    Args:
+        started: when `max_wall_seconds` began, in `time.perf_counter`; by default now.
 
     Returns:
         The exit status: 0 done or out of `max_wall_seconds`, 128 + n stopped by a signal, 1 anything else.
@@ -45,6 +28,7 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
     Raises:
         ConfigError: the folder cannot be used, or no checkpoint of it.
     """
+    started = time.perf_counter() if started is None else started
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}", flush=True)
         try:
@@ -54,8 +38,9 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
         except WorkerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        begun, start_up = trainer.step, time.perf_counter() - started
         try:
-            complete = trainer.run(stopped)
+            complete = trainer.run(stopped, started)
         except (NonFiniteError, WorkerError) as error:
             print(f"error: {error}; a checkpoint was written: resume={run_dir}", file=sys.stderr)
             return 1
@@ -66,11 +51,20 @@ def train(config: TrainConfig, resume: bool, stopped: Signals) -> int:
         finally:
             trainer.close()
         if not complete:
+            if trainer.step == begun and not stopped():
+                print(_no_step(config, trainer.step, start_up), file=sys.stderr)
             print(f"stopped at step {trainer.step}; continue with resume={run_dir}", file=sys.stderr)
         return 128 + stopped.received if stopped.received and not complete else 0
 
 
-def resume(config: TrainConfig, stopped: Signals) -> int:
+def _no_step(config: TrainConfig, step: int, start_up: float) -> str:
+    """What a job that is queued again and again must not keep to itself."""
+    limit = config.max_wall_seconds or 0.0
+    reason = f"starting took {start_up:.0f} s" if start_up >= limit else f"the evaluation at step {step} did not end"
+    return f"max_wall_seconds={limit:g}: no step was made, as {reason}; with no more time the run never goes on"
+
+
+def resume(config: TrainConfig, stopped: Signals, started: float | None = None) -> int:
     """`train` on in the folder of a run.
 
     Raises:
@@ -80,7 +74,7 @@ def resume(config: TrainConfig, stopped: Signals) -> int:
     unsure = not (run_dir / "checkpoints").is_dir()
     if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
         return _leave(config)
-    return train(config, True, stopped)
+    return train(config, True, stopped, started)
 
 
 def _leave(config: TrainConfig) -> int:
@@ -88,7 +82,7 @@ def _leave(config: TrainConfig) -> int:
     return 0
 
 
-def train_or_resume(config: TrainConfig, stopped: Signals) -> int:
+def train_or_resume(config: TrainConfig, stopped: Signals, started: float | None = None) -> int:
     """`train` a new run, or go on with what `config.run_dir` holds; a complete one is left as it is.
 
     Raises:
@@ -97,4 +91,4 @@ def train_or_resume(config: TrainConfig, stopped: Signals) -> int:
     found = prepare(config)
     if found is Stage.COMPLETE:
         return _leave(config)
-    return train(config, found is Stage.BEGUN, stopped)
+    return train(config, found is Stage.BEGUN, stopped, started)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from mtrl_conic import console
 
 USAGE = """\
 usage: python -m mtrl_conic.train [--config-dir DIR] [key=value ...]
@@ -28,7 +31,7 @@ settings (default)
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)
-  max_wall_seconds=N             stop this process with a checkpoint after so long
+  max_wall_seconds=N             stop with a checkpoint so long after the command was started
   matmul_precision=highest|high|medium (highest; high is TF32 on a GPU)
   logger=wandb (null)            Weights & Biases beside TensorBoard and the records
 All settings with their meaning: configs/train.yaml and the folders beside it.
@@ -38,12 +41,13 @@ logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command sta
 --config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
-exit status: 0 done or out of max_wall_seconds, 2 bad input, 130 or 143 interrupted (with a checkpoint), 1 other
+exit status: 0 done or out of max_wall_seconds, 2 bad input, 129, 130 or 143 interrupted (with a checkpoint), 1 other
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    started = time.perf_counter()  # before torch is imported, which may take seconds
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     from mtrl_conic.config import ConfigError
 
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mtrl_conic.video import drawing_elsewhere
 
         with drawing_elsewhere():  # training draws nothing
-            return _run(command)
+            return _run(command, started)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,7 +75,7 @@ class _Command:
     multirun: bool = False
 
 
-def _run(command: _Command) -> int:
+def _run(command: _Command, started: float) -> int:
     from mtrl_conic.compose import compose_config, resume_config
     from mtrl_conic.config import ConfigError
 
@@ -82,17 +86,18 @@ def _run(command: _Command) -> int:
             raise ConfigError(f"resume={command.resume}: not with --multirun, which resumes what is in hydra.sweep.dir")
         return multirun(command.overrides, command.config_dirs)
 
-    from mtrl_conic.session import Signals, resume, train, train_or_resume
+    from mtrl_conic.session import resume, train, train_or_resume
+    from mtrl_conic.signals import Signals
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
-        return resume(resume_config(command.resume, command.overrides), stopped)
+        return resume(resume_config(command.resume, command.overrides), stopped, started)
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
-        return train(config, False, stopped)
+        return train(config, False, stopped, started)
     if config.run_dir is None:
         raise ConfigError("resume=auto: needs run_dir=..., the folder to go on in or to start")
-    return train_or_resume(config, stopped)
+    return train_or_resume(config, stopped, started)
 
 
 def _split(arguments: list[str]) -> _Command | None:
@@ -129,4 +134,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

@@ -25,7 +25,7 @@ LEVELS = [
     {"jacobian", "products"},
     {"networks", "envs"},
     {"runtime"},
-    {"cores"},
+    {"cores", "console", "signals"},
     {"__init__"},
 ]
 SIDEWAYS = {
