@@ -10,13 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
 
 from mtrl_conic import arguments as read
+from mtrl_conic import console
 from mtrl_conic.actors import CHECKPOINTS, Actors, read_weights, stored_config
 from mtrl_conic.config import ConfigError, TrainConfig, validate_device
 from mtrl_conic.envs import make_spec
@@ -26,6 +26,7 @@ from mtrl_conic.evaluation import Evaluation, Interrupted, evaluate
 from mtrl_conic.evaluation_record import facts, heading, method, results, table
 from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.runtime import set_matmul_precision
+from mtrl_conic.signals import Signals
 from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 from mtrl_conic.video_frames import Clip
 
@@ -51,7 +52,7 @@ settings (default)
 Videos need no display, but EGL (system packages libegl1 and libgl1) or OSMesa (libosmesa6); MUJOCO_GL=egl|osmesa
 chooses, else what works is found.
 
-exit status: 0 done, 2 bad input, 130 or 143 interrupted, 1 other
+exit status: 0 done, 2 bad input, 129, 130 or 143 interrupted, 1 other
 """
 
 
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if read.wants_help(arguments):
         print(USAGE, end="")
         return 0
-    stopped = _Interruption()
+    stopped = Signals(_interrupt)
     try:
         options = _DEFAULTS | read.parse(arguments, _READERS, required=["run"])
         with drawing_elsewhere() as options["backend"]:
@@ -97,27 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, Interrupted):
         print("interrupted", file=sys.stderr)
-        return 128 + stopped.number
+        return 128 + (stopped.received or signal.SIGINT)
     return 0
 
 
-class _Interruption:
-    """Raises at SIGINT and SIGTERM; says afterwards that it did, as some libraries swallow what is raised in them."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        self.number = number
-        raise KeyboardInterrupt
-
-    def __call__(self) -> bool:
-        return self.number != 0
+def _interrupt(_: int) -> NoReturn:
+    """Some libraries swallow what is raised in them: whoever waits for long asks as well."""
+    raise KeyboardInterrupt
 
 
-def _run(options: dict[str, Any], stopped: _Interruption) -> None:
+def _run(options: dict[str, Any], stopped: Signals) -> None:
     run, checkpoint = Path(options["run"]), options["checkpoint"]
     config = stored_config(run)
     _choose_device(config, options.get("device"))
@@ -254,4 +244,4 @@ def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, ru
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

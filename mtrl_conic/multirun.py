@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -29,11 +29,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mtrl_conic import console
 from mtrl_conic.compose import CONFIG_DIR, clear_errors, parse, search_path, typed
 from mtrl_conic.config import ConfigError, TrainConfig, first_line, validate
 from mtrl_conic.continuation import Stage, look
 from mtrl_conic.files import check_disk, write_whole
-from mtrl_conic.session import Signals, train_or_resume
+from mtrl_conic.session import train_or_resume
+from mtrl_conic.signals import Signals
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
 
 def run_one(settings: DictConfig) -> int:
     """Train or resume one run, in whatever process the launcher chose; returns the exit status."""
+    console.protect()
     stopped = _signals()
     if stopped():
         raise Stopped
@@ -188,16 +191,13 @@ def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
         check_disk(folder, error)
         raise ConfigError(f"hydra.sweep.dir={folder}: cannot be written ({error.strerror})") from error
     in_process = str(master.hydra.launcher._target_).endswith(".BasicLauncher")
-    if in_process:
-        _signals()  # the running run writes a checkpoint first
-    else:
-        signal.signal(signal.SIGTERM, _stop)
+    # In this process the running run writes a checkpoint first.
+    stopped = _signals() if in_process else Signals(_stop)
     try:
         results = launcher.launch([run.overrides for run in missing], 0)
-    except (Stopped, KeyboardInterrupt) as reason:
-        number = (_signals().received if in_process else None) or (reason.args or (signal.SIGINT,))[0]
+    except (Stopped, KeyboardInterrupt):
         print("stopped; the same command with the same hydra.sweep.dir goes on", file=sys.stderr)
-        return 128 + int(number)
+        return 128 + (stopped.received or signal.SIGINT)
     except Exception as error:  # a worker or a node was lost
         print(f"error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
         print("the same command with the same hydra.sweep.dir goes on", file=sys.stderr)
@@ -205,8 +205,8 @@ def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
     return _outcome(missing, [result.return_value for result in results])
 
 
-def _stop(number: int, _: Any) -> NoReturn:
-    raise Stopped(number)
+def _stop(number: int) -> NoReturn:
+    raise KeyboardInterrupt if number == signal.SIGINT else Stopped
 
 
 def _outcome(runs: list[Run], statuses: Sequence[int]) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
 
 from mtrl_conic.capture import CaptureError
 from mtrl_conic.checkpoint import NEWEST, CheckpointError, Checkpoints, Start
@@ -16,36 +15,24 @@ from mtrl_conic.envs.vector import WorkerError
 from mtrl_conic.files import WriteError
 from mtrl_conic.run_folder import open_run
 from mtrl_conic.seed_watch import HaltedSeed, read_halted
+from mtrl_conic.signals import Signals
 from mtrl_conic.trainer import AllHaltedError, Trainer
 
 
-class Signals:
-    """Remembers the first SIGINT or SIGTERM; a second one ends the process in the ordinary way.
-
-    A handler that something else has set stays: a cluster's job runner has its own plans for SIGTERM.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
-                signal.signal(number, self._note)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def __call__(self) -> bool:
-        return self.received is not None
-
-
-def train(config: TrainConfig, resume: bool, stopped: Signals, start: Start = NEWEST) -> int:
+def train(
+    config: TrainConfig,
+    resume: bool,
+    stopped: Signals,
+    started: float | None = None,
+    start: Start = NEWEST,
+) -> int:
     """Train in the run folder of `config` and say on standard error what ended it, if not its last step.
 
     Args:
         config: settings, already validated.
         resume: go on with what the folder holds.
         stopped: looked at each step.
+        started: when `max_wall_seconds` began, in `time.perf_counter`; by default now.
         start: which checkpoint to go on from.
 
     Returns:
@@ -55,8 +42,9 @@ def train(config: TrainConfig, resume: bool, stopped: Signals, start: Start = NE
     Raises:
         ConfigError: the folder cannot be used, or no checkpoint of it.
     """
+    started = time.perf_counter() if started is None else started
     try:
-        return _train(config, resume, stopped, start)
+        return _train(config, resume, stopped, started, start)
     except WriteError as error:
         print(f"error: {error}; {_way_on(config.run_dir)}", file=sys.stderr)
         return 1
@@ -70,7 +58,7 @@ def _way_on(run_dir: str | None) -> str:
     return f"make room, and resume={run_dir} goes on from step {newest}"
 
 
-def _train(config: TrainConfig, resume: bool, stopped: Signals, start: Start) -> int:
+def _train(config: TrainConfig, resume: bool, stopped: Signals, started: float, start: Start) -> int:
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}", flush=True)
         try:
@@ -83,8 +71,9 @@ def _train(config: TrainConfig, resume: bool, stopped: Signals, start: Start) ->
         except WorkerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        begun, start_up = trainer.step, time.perf_counter() - started
         try:
-            complete = trainer.run(stopped)
+            complete = trainer.run(stopped, started)
         except AllHaltedError as error:
             print(f"error: {error}; {_go_back(run_dir)}", file=sys.stderr)
             return 1
@@ -98,13 +87,22 @@ def _train(config: TrainConfig, resume: bool, stopped: Signals, start: Start) ->
         finally:
             trainer.close()
         if not complete:
+            if trainer.step == begun and not stopped():
+                print(_no_step(config, trainer.step, start_up), file=sys.stderr)
             print(f"stopped at step {trainer.step}; continue with resume={run_dir}", file=sys.stderr)
         if stopped.received and not complete:
             return 128 + stopped.received
         return _name_halted(trainer.seed_watch.halted.values())
 
 
-def resume(config: TrainConfig, stopped: Signals, start: Start = NEWEST) -> int:
+def _no_step(config: TrainConfig, step: int, start_up: float) -> str:
+    """What a job that is queued again and again must not keep to itself."""
+    limit = config.max_wall_seconds or 0.0
+    reason = f"starting took {start_up:.0f} s" if start_up >= limit else f"the evaluation at step {step} did not end"
+    return f"max_wall_seconds={limit:g}: no step was made, as {reason}; with no more time the run never goes on"
+
+
+def resume(config: TrainConfig, stopped: Signals, started: float | None = None, start: Start = NEWEST) -> int:
     """`train` on in the folder of a run, from `start`.
 
     Raises:
@@ -119,7 +117,7 @@ def resume(config: TrainConfig, stopped: Signals, start: Start = NEWEST) -> int:
     unsure = not steps
     if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
         return _leave(config)
-    return train(config, True, stopped, start)
+    return train(config, True, stopped, started, start)
 
 
 def _leave(config: TrainConfig) -> int:
@@ -142,7 +140,7 @@ def _go_back(run_dir: Path) -> str:
     return f"resume={run_dir} resume_from={step} goes back to the last checkpoint before it"
 
 
-def train_or_resume(config: TrainConfig, stopped: Signals) -> int:
+def train_or_resume(config: TrainConfig, stopped: Signals, started: float | None = None) -> int:
     """`train` a new run, or go on with what `config.run_dir` holds; a complete one is left as it is.
 
     Raises:
@@ -151,4 +149,4 @@ def train_or_resume(config: TrainConfig, stopped: Signals) -> int:
     found = prepare(config)
     if found is Stage.COMPLETE:
         return _leave(config)
-    return train(config, found is Stage.BEGUN, stopped)
+    return train(config, found is Stage.BEGUN, stopped, started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -10,10 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import IO
 
+from mtrl_conic import console
 from mtrl_conic.config import ConfigError, TrainConfig
+from mtrl_conic.signals import Signals
 
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
@@ -30,7 +31,7 @@ Other arguments go to every run: `python -m mtrl_conic.train --help` lists them.
 Started again it does what is missing: complete runs are left as they are, interrupted ones resumed. All settings
 are checked before the first run starts. When a run fails the others go on.
 
-exit status: 0 done, 1 some run failed (they are listed), 2 bad input, 130 or 143 interrupted (with checkpoints)
+exit status: 0 done, 1 some run failed (they are listed), 2 bad input, 129, 130 or 143 interrupted (with checkpoints)
 """
 
 
@@ -132,16 +133,14 @@ class Sweep:
         self.folder, self.jobs = folder, jobs
         self.running: list[Run] = []
         self.outcome = Outcome()
-        self.signal: int | None = None
+        self.stopped = Signals(self._stop)
         complete = len(runs) - len(self.waiting)
         print(f"sweep folder: {folder} ({len(runs)} runs, {complete} of them complete)", flush=True)
 
     def run(self) -> int:
         """Returns the exit status."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-        while self.running or (self.waiting and self.signal is None):
-            while self.waiting and len(self.running) < self.jobs and self.signal is None:
+        while self.running or (self.waiting and not self.stopped()):
+            while self.waiting and len(self.running) < self.jobs and not self.stopped():
                 self._start(self.waiting.pop(0))
             time.sleep(0.05)
             for run in [run for run in self.running if run.process and run.process.poll() is not None]:
@@ -151,64 +150,57 @@ class Sweep:
 
     def _start(self, run: Run) -> None:
         """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""
-        try:
-            log = self._log(run)
-        except OSError as error:
-            self._failed(run, f"its log cannot be written: {error.strerror}")
-            return
+        log = self._log(run) if self.jobs > 1 else None
         command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments]
         print(f"start: {run.name}", flush=True)
         run.started = time.monotonic()
         shell = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
         run.process = subprocess.Popen([*shell, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if log is not None:
-            log.close()
+            os.close(log)
         self.running.append(run)
-        if self.signal is not None:  # it came in between
+        if self.stopped():  # it came in between
             run.process.send_signal(signal.SIGTERM)
 
-    def _log(self, run: Run) -> IO[bytes] | None:
-        """Where what the run prints goes, if not where the sweep prints."""
-        if self.jobs == 1:
-            return None
+    def _log(self, run: Run) -> int:
+        """A descriptor for what the run prints; where it has no log the run goes on all the same."""
         path = self.folder / f"{run.name}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
-
-    def _failed(self, run: Run, how: str) -> None:
-        self.outcome.failed.append(f"{run.name}: {how}")
-        print(f"failed: {self.outcome.failed[-1]}", file=sys.stderr, flush=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            print(f"note: no {path} ({error.strerror})", file=sys.stderr)
+            return os.open(os.devnull, os.O_WRONLY)
 
     def _ended(self, run: Run) -> None:
         from mtrl_conic.continuation import Stage, look
 
         assert run.process is not None
         status, seconds = run.process.returncode, time.monotonic() - run.started
-        if self.signal is not None:
+        if self.stopped():
             return
         if status != 0:
             log = f", see {self.folder / run.name}.log" if self.jobs > 1 else ""
             how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-            self._failed(run, how + log)
+            self.outcome.failed.append(f"{run.name}: {how}{log}")
+            print(f"failed: {self.outcome.failed[-1]}", file=sys.stderr, flush=True)
         elif look(run.config) is not Stage.COMPLETE:  # out of max_wall_seconds
             self.outcome.unfinished.append(run.name)
         print(f"end: {run.name} after {seconds:.0f} s, {len(self.waiting)} waiting", flush=True)
 
-    def _stop(self, number: int, _: FrameType | None) -> None:
+    def _stop(self, _: int) -> None:
         """Have the running ones write their checkpoints.
 
         They are sent SIGTERM: the terminal has sent SIGINT to all of them already, and a second one would end them.
         """
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
         for run in self.running:
             if run.process is not None:
                 run.process.send_signal(signal.SIGTERM)
 
     def _report(self) -> int:
-        if self.signal is not None:
+        if self.stopped.received is not None:
             print("stopped; the same command goes on", file=sys.stderr)
-            return 128 + self.signal
+            return 128 + self.stopped.received
         if self.outcome.unfinished:
             print(f"out of time, the same command goes on: {' '.join(self.outcome.unfinished)}", file=sys.stderr)
         for line in self.outcome.failed:
@@ -217,4 +209,4 @@ class Sweep:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from mtrl_conic import console
 
 USAGE = """\
 usage: python -m mtrl_conic.train [--config-dir DIR] [key=value ...]
@@ -28,7 +31,7 @@ settings (default)
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)
-  max_wall_seconds=N             stop this process with a checkpoint after so long
+  max_wall_seconds=N             stop with a checkpoint so long after the command was started
   matmul_precision=highest|high|medium (highest; high is TF32 on a GPU)
   logger=wandb (null)            Weights & Biases beside TensorBoard and the records
 All settings with their meaning: configs/train.yaml and the folders beside it.
@@ -41,12 +44,13 @@ resume=RUN_DIR replay=partial goes on without transitions that are lost with a d
 --config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
-exit status: 0 done or out of max_wall_seconds, 2 bad input, 130 or 143 interrupted (with a checkpoint), 1 other
+exit status: 0 done or out of max_wall_seconds, 2 bad input, 129, 130 or 143 interrupted (with a checkpoint), 1 other
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    started = time.perf_counter()  # before torch is imported, which may take seconds
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     from mtrl_conic.config import ConfigError
     from mtrl_conic.files import WriteError
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mtrl_conic.video import drawing_elsewhere
 
         with drawing_elsewhere():  # training draws nothing
-            return _run(command)
+            return _run(command, started)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -80,7 +84,7 @@ class _Command:
     multirun: bool = False
 
 
-def _run(command: _Command) -> int:
+def _run(command: _Command, started: float) -> int:
     from mtrl_conic.compose import compose_config, resume_config
     from mtrl_conic.config import ConfigError
 
@@ -93,18 +97,19 @@ def _run(command: _Command) -> int:
         return multirun(command.overrides, command.config_dirs)
 
     from mtrl_conic.checkpoint import Start
-    from mtrl_conic.session import Signals, resume, train, train_or_resume
+    from mtrl_conic.session import resume, train, train_or_resume
+    from mtrl_conic.signals import Signals
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
         start = Start(command.resume_from, command.replay is not None)
-        return resume(resume_config(command.resume, command.overrides), stopped, start)
+        return resume(resume_config(command.resume, command.overrides), stopped, started, start)
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
-        return train(config, False, stopped)
+        return train(config, False, stopped, started)
     if config.run_dir is None:
         raise ConfigError("resume=auto: needs run_dir=..., the folder to go on in or to start")
-    return train_or_resume(config, stopped)
+    return train_or_resume(config, stopped, started)
 
 
 def _check_start(command: _Command) -> None:
@@ -164,4 +169,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

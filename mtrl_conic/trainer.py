@@ -79,8 +79,12 @@ class Trainer:
         if state is None:
             self._save()
 
-    def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, should_stop: Callable[[], bool] = lambda: False, started: float | None = None) -> bool:
         """Train until `steps_per_task`, `max_wall_seconds` or `should_stop`; a checkpoint is always written.
+
+        Args:
+            should_stop: asked at every step.
+            started: when `max_wall_seconds` began, in `time.perf_counter`; by default now.
 
         Returns:
             Whether the run is complete.
@@ -89,9 +93,9 @@ class Trainer:
             AllHaltedError: no seed learns any more; the checkpoint holds the last finite state of each.
             WorkerError: an environment failed.
         """
-        limit = self.config.max_wall_seconds or float("inf")
         start, before = time.perf_counter(), self.wall_seconds
-        stop = lambda: should_stop() or time.perf_counter() - start > limit  # noqa: E731
+        limit = (start if started is None else started) + (self.config.max_wall_seconds or float("inf"))
+        stop = lambda: should_stop() or time.perf_counter() > limit  # noqa: E731
         bar = tqdm(total=self.config.steps_per_task, initial=self.step, unit="step", disable=None)
         bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
         try:

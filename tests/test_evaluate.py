@@ -20,13 +20,14 @@ import mtrl_conic.evaluate
 from mtrl_conic.checkpoint import Checkpoints, lock
 from mtrl_conic.envs.vector import VectorEnv
 from mtrl_conic.evaluate import main
+from mtrl_conic.signals import STOPPING
 
 TASKS = {"direct", "mirrored", "damped"}
 
 
 @pytest.fixture(autouse=True)
 def _signals_as_before():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -260,7 +261,7 @@ def test_the_command_itself_in_a_run_at_work(run):
     assert "evaluation_best_episodes_1.json" in process.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_an_interrupted_evaluation_writes_nothing(run, number):
     arguments = [sys.executable, "-m", "mtrl_conic.evaluate", f"run={run}", "episodes=1000000", "workers=2"]
     process = subprocess.Popen(
@@ -275,7 +276,7 @@ def test_an_interrupted_evaluation_writes_nothing(run, number):
     assert not list(run.glob("*evaluation_*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(run, number, monkeypatch, capsys):
     """As `pickle` does, within the start of the workers: `copyreg` has a bare except."""
 

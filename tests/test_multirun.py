@@ -15,6 +15,7 @@ import pytest
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
 from mtrl_conic.multirun import run_one
+from mtrl_conic.signals import STOPPING, Signals
 from mtrl_conic.train import main
 
 RUNS = [*TOY, "steps_per_task=100"]
@@ -75,7 +76,7 @@ def test_started_again_it_does_what_is_missing(tmp_path, capsys, monkeypatch):
 
 def main_here(arguments: list[str]) -> int:
     """The command in this process, its signal handlers put back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     try:
         return main(arguments)
     finally:
@@ -100,7 +101,8 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, capfd, monkeypatch):
     assert records(tmp_path / "sweep" / "combiner=ls,seeds=1")
 
 
-def test_ctrl_c_ends_the_sweep_with_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_sweep_with_a_checkpoint(number, tmp_path):
     arguments = ["-m", *TOY, "steps_per_task=1000000", "combiner=ls,conicgrad", "hydra.sweep.dir=sweep"]
     process = subprocess.Popen(
         command(*arguments),
@@ -112,9 +114,9 @@ def test_ctrl_c_ends_the_sweep_with_a_checkpoint(tmp_path):
     )
     run = tmp_path / "sweep" / "combiner=ls"
     wait_for(lambda: evaluated(run), process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    assert process.returncode == 128 + number, error
     assert "Traceback" not in error
     stopped = re.search(r"stopped at step (\d+)", error)
     assert stopped, error
@@ -192,12 +194,11 @@ def test_slurm_with_stand_ins_for_its_commands(tmp_path, monkeypatch):
 
 def test_a_job_keeps_the_handler_of_its_runner(tmp_path):
     """A cluster's runner has its own SIGTERM handler; the ones that Python or a shell set are replaced."""
-    from mtrl_conic.session import Signals
 
     def own(*_):
         pass
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     try:
         signal.signal(signal.SIGTERM, own)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

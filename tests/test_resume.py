@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import shutil
 import signal
@@ -13,9 +15,11 @@ import pytest
 import torch
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
-from mtrl_conic.checkpoint import read_file
+from mtrl_conic import session
+from mtrl_conic.checkpoint import Checkpoints, read_file
 from mtrl_conic.compose import CONFIG_DIR, compose_config, resume_config
 from mtrl_conic.run_folder import open_run
+from mtrl_conic.signals import STOPPING, Signals
 from mtrl_conic.trainer import Trainer
 
 COMBINERS = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
@@ -152,27 +156,90 @@ def test_records_without_a_checkpoint_are_not_thrown_away(tmp_path):
 
 
 def test_wall_time_limit(tmp_path):
+    """It counts from the start of the command. A start that takes longer leaves a whole checkpoint, and says so."""
     run = tmp_path / "run"
-    process = train(run, *TOY, "combiner=ls", "steps_per_task=1000000", "max_wall_seconds=1")
-    assert "resume=" in process.stderr
-    assert list((run / "checkpoints").glob("step_*.pt"))
+    arguments = [*TOY, "combiner=ls", "steps_per_task=1000000", "max_wall_seconds=0.01"]
+    process = train(run, *arguments)
+    said = process.stderr.splitlines()
+    assert said[0].startswith("max_wall_seconds=0.01: no step was made, as starting took")
+    assert said[1] == f"stopped at step 0; continue with resume={run}"
+    assert len(said) == 2
+    process = resume(run, "steps_per_task=100", "max_wall_seconds=100000")
+    assert process.stderr == ""
+    assert [line["step"] for line in records(run)] == [100]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_wall_time_limit_within_the_run(tmp_path, capsys, clock):
+    run = tmp_path / "run"
+    config = compose_config([*TOY, "combiner=ls", "steps_per_task=1000000", "max_wall_seconds=500", f"run_dir={run}"])
+    assert session.train(config, False, Signals()) == 0
+    step = max(Checkpoints(run / "checkpoints").steps())
+    assert step > 0
+    assert capsys.readouterr().err == f"stopped at step {step}; continue with resume={run}\n"
+
+
+def test_an_evaluation_that_does_not_fit_into_the_wall_time_is_named(tmp_path, capsys, clock):
+    run = tmp_path / "run"
+    run_here(compose_config([*TOY, "combiner=ls", "steps_per_task=200", f"run_dir={run}"]), stop=100)
+    config = resume_config(str(run), ["max_wall_seconds=50", "eval.episodes=100"])
+    capsys.readouterr()
+    assert session.train(config, True, Signals()) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("max_wall_seconds=50: no step was made, as the evaluation at step 100 did not end;")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Every look takes a second, whatever the machine does; the handlers of signals are put back."""
+    looks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(looks)))
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOPPING)
 def test_signals_write_a_checkpoint(number, tmp_path):
+    """Sent to the run and its workers, several times at once, as `timeout`, shells and clusters do."""
     run = tmp_path / "run"
     arguments = command(*TOY, "combiner=conicgrad", "steps_per_task=1000000", f"run_dir={run}", "env.workers=2")
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: evaluated(run), process)
-    process.send_signal(number)
+    for pid in [*children(process.pid), process.pid, process.pid]:
+        os.kill(pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err
-    stopped = max(read_file(path)["step"] for path in (run / "checkpoints").glob("step_*.pt"))
+    state = max((read_file(path) for path in (run / "checkpoints").glob("step_*.pt")), key=lambda state: state["step"])
+    assert state["envs"] is not None  # the workers have answered
+    stopped = state["step"]
     resume(run, f"steps_per_task={stopped + 1}")
     assert records(run)[-1]["step"] == stopped + 1
+
+
+def test_nohup_stays_nohup(tmp_path):
+    run = tmp_path / "run"
+    arguments = command(*TOY, "combiner=ls", "steps_per_task=1000000", f"run_dir={run}")
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: evaluated(run), process)
+    before = len(records(run))
+    process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(records(run)) > before, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_sigkill_at_random_moments(tmp_path):

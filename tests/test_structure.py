@@ -25,7 +25,7 @@ LEVELS = [
     {"jacobian", "products", "replicas"},
     {"networks", "envs"},
     {"runtime", "sealed", "event_files"},
-    {"cores", "files"},
+    {"cores", "files", "console", "signals"},
     {"__init__"},
 ]
 SIDEWAYS = {

@@ -113,13 +113,15 @@ def test_a_complete_sweep_starts_nothing(uninterrupted, capsys):
     assert capsys.readouterr().out.splitlines() == [f"sweep folder: {uninterrupted} (6 runs, 6 of them complete)"]
 
 
-def test_ctrl_c_leaves_checkpoints(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_group_leaves_checkpoints(number, tmp_path):
     process = start_sweep(tmp_path, "ls", "3,4 5", "sweep", *TOY, "steps_per_task=1000000")
     run = tmp_path / "sweep" / "ls" / "seeds_3_4"
     wait_for(lambda: evaluated(run), process)
-    os.killpg(process.pid, signal.SIGINT)
+    for _ in range(2):  # by the terminal, and by its shell
+        os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert "Traceback" not in err
     assert {line["seed"] for line in records(run)} == {3, 4}
     stopped = re.search(r"stopped at step (\d+)", err)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mtrl_conic import console
 from mtrl_conic.benchmark.options import parse
 from mtrl_conic.files import WriteError, write_whole
 
@@ -34,4 +35,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, printed=True))

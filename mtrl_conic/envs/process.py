@@ -136,17 +136,14 @@ class ProcessWorker:
             return  # it is gone already
 
     def end(self, deadline: float) -> None:
-        """Wait until `deadline` (in `time.monotonic`) for the process to exit, then make it."""
+        """Wait until `deadline` (in `time.monotonic`) for the process to exit, then kill it."""
         if self._owner != os.getpid():
             return
-        for force in (self.process.terminate, self.process.kill):
-            try:
-                self.process.wait(max(0.0, deadline - time.monotonic()))
-                break
-            except subprocess.TimeoutExpired:
-                force()
-                deadline = time.monotonic() + 1.0
-        self.process.wait()
+        try:
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self._socket.close()
 
     def _failure(self, hung: bool = False) -> WorkerError:
@@ -163,7 +160,7 @@ class ProcessWorker:
 
 
 def end_workers(workers: Sequence[ProcessWorker], grace: float) -> None:
-    """End all processes: ask, wait for `grace` seconds, terminate, kill. Safe to call twice."""
+    """End all processes: ask, wait for `grace` seconds, kill. Safe to call twice."""
     if grace:
         for worker in workers:
             worker.ask_to_quit()
@@ -193,7 +190,6 @@ def _start(socket_fd: int, memory_fd: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         env={**os.environ, **dict.fromkeys(_THREADS, "1")},
         pass_fds=(socket_fd, memory_fd),
-        # Ctrl-C and `timeout` signal the whole group, but only the parent decides what that means: it may
-        # still want the state of the environments for a checkpoint.
+        # Ctrl-C and `timeout` signal the whole group, also before the worker ignores them (`worker.main`).
         process_group=0,
     )

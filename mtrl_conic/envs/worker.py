@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtrl_conic import console
 from mtrl_conic.envs.base import EnvSpec, State, TaskEnv
 from mtrl_conic.envs.shared import (
     DONE,
@@ -30,6 +31,7 @@ from mtrl_conic.envs.shared import (
     receive_message,
     send_message,
 )
+from mtrl_conic.signals import STOPPING
 
 _PATIENCE = 200e-6  # seconds awake after a step: the next follows at once where nothing is learnt in between
 
@@ -184,9 +186,11 @@ def main(socket_fd: int, memory_fd: int) -> None:
         socket_fd: one end of a socket pair; the first message is the `Assignment`.
         memory_fd: a file with the memory of `Assignment.layout`.
     """
-    # Only the parent decides what a Ctrl-C means, also where it is sent to all processes of a job.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Only the parent decides what a signal means, also where a cluster sends it to all processes of a job. It may still
+    # want the state of the environments; when it is gone this process ends.
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    console.protect()  # an environment may print
     os.set_inheritable(socket_fd, False)
     connection = socket.socket(fileno=socket_fd)
     threading.Thread(target=_exit_with_parent, args=(connection.fileno(),), daemon=True).start()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtrl_conic import console
 from mtrl_conic.config import ConfigError
 from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.report.options import Options, find_runs, parse
@@ -105,4 +106,4 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

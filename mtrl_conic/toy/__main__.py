@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mtrl_conic import console
 from mtrl_conic.config import ConfigError
 from mtrl_conic.files import WriteError, write_whole
 from mtrl_conic.runtime import provenance
@@ -114,4 +115,4 @@ def _draw(descents: dict[str, Descent], changes: dict[str, dict[str, Any]], scal
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, printed=True))

@@ -13,6 +13,7 @@ from vector_specs import ScriptSpec
 
 from mtrl_conic.envs.toy import ToySpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.signals import STOPPING
 
 # Time for something to happen, not a claim about how fast it does.
 PATIENCE = 60.0
@@ -160,20 +161,38 @@ def test_an_interrupted_receive_may_be_called_again(tmp_path):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_workers_ignore_interrupts():
+def test_workers_leave_signals_to_their_parent():
+    """Some send them to all processes of a job, and the parent wants the state for its checkpoint."""
     with VectorEnv(ToySpec(), [0], workers=2) as vector:
         vector.reset()
         for pid in pids(vector):
-            os.kill(pid, signal.SIGINT)
+            for number in STOPPING:
+                os.kill(pid, number)
         steps(vector, 5)
         vector.get_state()
 
 
-def test_a_terminated_worker_ends():
-    vector = VectorEnv(ToySpec(), [0], workers=1)
-    os.kill(pids(vector)[0], signal.SIGTERM)
-    with pytest.raises(WorkerError, match="SIGTERM"):
-        vector.reset()
+NOBODY_READS = """
+import os, sys
+import numpy as np
+from mtrl_conic.envs.vector import VectorEnv
+from vector_specs import ScriptSpec
+
+read, write = os.pipe()
+os.dup2(write, 1)
+os.close(write)
+os.close(read)
+with VectorEnv(ScriptSpec("print"), [0], workers=2) as vector:
+    vector.reset()
+    for _ in range(3):
+        vector.step(np.zeros((1, 3, 1, 1), np.float32))
+    print(len(vector.get_state()["envs"]), file=sys.stderr)
+"""
+
+
+def test_what_an_environment_prints_need_not_be_read(tmp_path):
+    script = run_script(tmp_path / "script.py", NOBODY_READS, stderr=subprocess.PIPE)
+    assert script.communicate(timeout=PATIENCE)[1] == "3\n"
 
 
 def test_close_ends_idle_working_and_hanging_workers():

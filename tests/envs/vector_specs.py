@@ -19,7 +19,7 @@ class ScriptSpec:
     action.
 
     Args:
-        fault: what goes wrong: "", "raise" or "exit" or "hang" or "wait" in `step`, "make", "reset", "get",
+        fault: what goes wrong: "", "raise" or "exit" or "hang" or "wait" or "print" in `step`, "make", "reset", "get",
             "set", "close" or "size".
         at: the task and the step where it does.
         file: "wait" goes on when this file exists.
@@ -85,5 +85,7 @@ class ScriptEnv:
             raise ZeroDivisionError("the arm\nfell off")
         if self.fault == "exit":
             os._exit(7)
+        if self.fault == "print":
+            print("the arm moves", flush=True)
         while self.fault == "hang" or (self.fault == "wait" and not Path(self.spec.file).exists()):
             time.sleep(0.01)
