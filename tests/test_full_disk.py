@@ -221,7 +221,8 @@ def test_a_sweep_whose_log_cannot_be_written(tmp_path):
     )
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr
-    assert "failed: ls/seed_0: its log cannot be written: " in process.stderr
+    assert "note: no s/ls/seed_0.log (" in process.stderr
+    assert "failed: ls/seed_0: exit status 2" in process.stderr
     assert records(tmp_path / "s" / "uw" / "seed_0")[-1]["step"] == 100
 
 
