@@ -48,7 +48,7 @@ def minimize_linear_plus_norm(linear: Tensor, norm: Tensor, iterations: int = 28
     weights = torch.full_like(linear, 1 / num_tasks)
     products = torch.full_like(weights, _START / num_tasks)
     shrink: Tensor | float = _SHRINK
-    kink = _Kink(norm, weights)
+    kink = Kink(norm, weights)
     settled = _settled(linear, weights, products, kink)
     for _ in range(iterations):
         target = (products.mean(1, keepdim=True) * shrink).clamp_min_(_FLOOR / num_tasks)
@@ -71,7 +71,7 @@ def minimize_linear_plus_norm(linear: Tensor, norm: Tensor, iterations: int = 28
     return Solution(weights.squeeze(-1), kink.dual.squeeze(-1), _gap(linear, weights, kink).squeeze(-1))
 
 
-def _settled(linear: Tensor, weights: Tensor, products: Tensor, kink: _Kink) -> Tensor | None:
+def _settled(linear: Tensor, weights: Tensor, products: Tensor, kink: Kink) -> Tensor | None:
     """Which problems [S, 1, 1] are solved; None where looking would wait for the device."""
     if not may_look(linear):
         return None
@@ -89,7 +89,7 @@ def _newton_step(gradient: Tensor, hessian: Tensor, weights: Tensor, products: T
     return solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]
 
 
-class _Kink:
+class Kink:
     """√(ωᵀNω), rounded, with the dual vector u, ‖u‖ ≤ 1, whose products with the K generators are `slope`."""
 
     def __init__(self, norm: Tensor, weights: Tensor) -> None:
@@ -121,7 +121,7 @@ class _Kink:
         self.slope = self.slope + length * self.slope_change
 
 
-def _gap(linear: Tensor, weights: Tensor, kink: _Kink) -> Tensor:
+def _gap(linear: Tensor, weights: Tensor, kink: Kink) -> Tensor:
     """The duality gap [S, 1]: the objective less what its linear lower bound attains on the simplex."""
     square = torch.bmm(weights.mT, torch.bmm(kink.norm, weights)).clamp_min_(0)
     value = torch.bmm(weights.mT, linear) + square.sqrt_()

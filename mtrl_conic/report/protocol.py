@@ -44,8 +44,10 @@ def method_of(run: Run) -> Settings:
 
 
 def combiner_name(method: Mapping[str, str]) -> str:
-    """The class' name, as papers write it; with TorchJD's the aggregator's."""
+    """The class' name, as papers write it; with TorchJD's the aggregator's, with an exact ConicGrad that it is one."""
     name = method["combiner._target_"].rpartition(".")[2]
+    if method.get("combiner.weights") == "exact":
+        return f"{name} exact"
     return f"{name} {method['combiner.aggregator']}" if "combiner.aggregator" in method else name
 
 

@@ -17,6 +17,7 @@ from mtrl_conic.config import ConfigError, first_line
 TOY_SETTINGS: dict[str, dict[str, Any]] = {
     "cagrad": {"c": 0.4},  # the authors' script for this problem (arXiv 2110.14048)
     "conicgrad": {"c": 0.5, "gamma": 0.001},  # arXiv 2502.00217; the optimizer of the task weights is ours
+    "conicgrad_exact": {"c": 0.5, "gamma": 0.001},
     "famo": {"gamma": 0.001},  # the authors' figure of this problem (arXiv 2306.03792)
 }
 

@@ -7,7 +7,7 @@ import torch
 from hard_matrices import METHODS, SCALES, TASKS, hard_jacobians, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtrl_conic.combiners import base, cagrad_solver, solvers
+from mtrl_conic.combiners import base, cagrad_solver, cone_solver, solvers
 
 RANDOM = {"graddrop", "pcgrad", "rlw"}  # permutation-equivariant in distribution only
 # One task's direction is a multiple of its gradient: (1 + c)/(1 + c²), 1/L, and exp(-s) with a learned s.
@@ -18,6 +18,7 @@ VARIANTS = [
     ("sdmgrad", {"inner_iterations": 20}),
     ("cagrad", {"inner_iterations": 20}),
     ("conicgrad", {"schedule": "conflict", "c_end": 0.2}),
+    ("conicgrad_exact", {"schedule": "conflict", "c_end": 0.2}),
     ("dwa", {"window": 2}),
 ]
 # Other hyperparameters show a difference within three updates.
@@ -34,6 +35,7 @@ BAD = {
         *[({"gamma": value}, "gamma ") for value in ([], [0.1, -1.0], [0.1, "a"], [[0.1]], [True], None)],
         *[({"schedule": value}, "schedule ") for value in ("step", "Linear", 1, None, [])],
         *[({"c_end": value}, "c_end ") for value in (0, 1.5, float("nan"), "abc", True)],
+        *[({"weights": value}, "weights ") for value in ("Adam", "sgd", 1, None, True)],
         *[({"schedule_updates": value}, "schedule_updates ") for value in (-1, 2.5, float("inf"), "10", True, None)],
     ],
     "cagrad": [
@@ -78,7 +80,7 @@ def method(request):
 @pytest.fixture
 def on_an_accelerator(monkeypatch):
     """Solvers take the path of a device whose values cannot be looked at without waiting."""
-    for module in (base, solvers, cagrad_solver):
+    for module in (base, solvers, cagrad_solver, cone_solver):
         monkeypatch.setattr(module, "may_look", lambda tensor: False)
 
 

@@ -82,6 +82,15 @@ def test_a_row_is_called_by_what_sets_it_apart(tmp_path):
     assert origins["ConicGrad c=0.5"]["settings that differ"] == "c=0.5, gradient_scope=shared"
 
 
+def test_an_exact_conicgrad_is_called_so_also_alone(tmp_path):
+    make_run(tmp_path / "exact", "conicgrad", combiner__weights="exact")
+    ((section,), _) = grouped(tmp_path)
+    assert set(rows(section)) == {"ConicGrad exact"}
+    make_run(tmp_path / "default", "conicgrad")
+    ((section,), _) = grouped(tmp_path)
+    assert set(rows(section)) == {"ConicGrad exact", "ConicGrad"}
+
+
 def test_labels_are_distinct_where_nothing_is_usual():
     base = {"combiner._target_": "mtrl_conic.combiners.ls.LS", "agent.tau": "1", "steps_per_task": "5"}
     methods = [
