@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -54,17 +55,17 @@ exit status: 0 done, 2 bad input, 130 or 143 interrupted, 1 other
 
 
 _READERS: dict[str, read.Reader] = {
-    "run": read.text,
+    "run": read.path,
     "checkpoint": read.choice(*CHECKPOINTS),
     "seeds": read.whole_list,
     "episodes": read.whole(1),
     "device": read.text,
     "workers": read.whole(0),
-    "out": read.text,
+    "out": read.path,
     "video": read.flag,
     "video_format": read.choice(*FORMATS),
     "video_goals": read.whole_list,
-    "video_dir": read.text,
+    "video_dir": read.path,
 }
 _DEFAULTS = {"checkpoint": "best", "episodes": 50, "video": False, "video_format": "mp4", "video_goals": [0]}
 
@@ -109,7 +110,7 @@ class _Interruption:
 
 
 def _run(options: dict[str, Any], stopped: _Interruption) -> None:
-    run, checkpoint = Path(options["run"]), options["checkpoint"]
+    run, checkpoint = options["run"], options["checkpoint"]
     config = stored_config(run)
     _choose_device(config, options.get("device"))
     weights = read_weights(run, checkpoint)
@@ -186,9 +187,10 @@ def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:
 
 def _check_output(path: Path) -> None:
     """Find out before the work whether the file can be written."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"out={path}: is a folder")
     try:
+        path.exists()  # raises where the name is too long
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ConfigError(f"out={path}: cannot be written ({error.strerror})") from error
@@ -216,7 +218,7 @@ def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, ru
 
 def _write(path: Path, record: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

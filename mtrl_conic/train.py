@@ -22,7 +22,7 @@ choices
 settings (default)
   seeds=[0,1,...] ([0])          one agent per seed, all in one process
   steps_per_task=N (2000000)     environment steps per task
-  env.task=NAME                  the task of env=mt1
+  env.task=NAME                  the task of env=mt1, which needs it
   env.num_envs_per_task=N (1)    env.workers=N (as many as cores)
   combiner.NAME=VALUE            a setting of the method, such as combiner.c=0.5
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
@@ -33,8 +33,9 @@ settings (default)
   logger=wandb (null)            Weights & Biases beside TensorBoard and the records
 All settings with their meaning: configs/train.yaml and the folders beside it.
 
-resume=RUN_DIR uses the stored settings; steps_per_task, device, cuda_graphs, env.workers, eval.*, max_wall_seconds and
-logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or goes on with it.
+resume=RUN_DIR uses the stored settings; steps_per_task, device, threads, cuda_graphs, env.workers, eval.*,
+max_wall_seconds and logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or
+goes on with it. Paths are taken as the shell passes them, with ~ for the home folder.
 --config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
@@ -82,11 +83,14 @@ def _run(command: _Command) -> int:
             raise ConfigError(f"resume={command.resume}: not with --multirun, which resumes what is in hydra.sweep.dir")
         return multirun(command.overrides, command.config_dirs)
 
+    from mtrl_conic.continuation import check_length
     from mtrl_conic.session import Signals, resume, train, train_or_resume
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
-        return resume(resume_config(command.resume, command.overrides), stopped)
+        config = resume_config(command.resume, command.overrides)
+        check_length(config)
+        return resume(config, stopped)
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
         return train(config, False, stopped)

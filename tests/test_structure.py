@@ -18,6 +18,8 @@ LEVELS = [
     {"trainer", "run_folder", "policy", "video", "evaluation_record"},
     {"actors", "video_frames"},
     {"compose", "arguments"},
+    {"explain"},
+    {"overrides"},
     {"config", "logging", "checkpoint", "metrics", "steps"},
     {"agent", "backward", "evaluation", "wandb_logging"},
     {"learner"},
@@ -25,7 +27,7 @@ LEVELS = [
     {"jacobian", "products"},
     {"networks", "envs"},
     {"runtime"},
-    {"cores"},
+    {"cores", "paths", "classes", "memory"},
     {"__init__"},
 ]
 SIDEWAYS = {
