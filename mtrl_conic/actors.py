@@ -97,7 +97,7 @@ def stored_config(run: str | Path) -> TrainConfig:
         ConfigError: they cannot be read.
     """
     try:
-        config = typed(load_stored(Path(run), "run"))
+        config = typed(load_stored(Path(run).expanduser(), "run"))
         task_names(config.env)
     except ConfigError as error:
         raise error if str(error).startswith("run=") else ConfigError(f"run={run}: config.yaml: {error}") from error
@@ -116,7 +116,7 @@ def read_weights(run: str | Path, checkpoint: str) -> Weights:
     """
     if checkpoint not in CHECKPOINTS:
         raise ConfigError(f"checkpoint={checkpoint}: must be one of {', '.join(CHECKPOINTS)}")
-    folder = Path(run) / "checkpoints"
+    folder = Path(run).expanduser() / "checkpoints"
     for _ in range(_ATTEMPTS):
         try:
             return _best(folder) if checkpoint == "best" else _last(folder)

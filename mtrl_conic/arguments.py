@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mtrl_conic.config import ConfigError
+from mtrl_conic.paths import expand
 
 Reader = Callable[[str], Any]  # a value's text → the value; ValueError says what is allowed
 
@@ -54,6 +56,14 @@ def text(value: str) -> str:
     return value
 
 
+def path(value: str) -> Path:
+    """A path, `~` expanded."""
+    return Path(expand(value))
+
+
+_MANY = 10**15  # more than anything counts to
+
+
 def whole(low: int) -> Reader:
     """Reads a whole number of at least `low`, also one such as 2e6."""
 
@@ -64,6 +74,8 @@ def whole(low: int) -> Reader:
             number = math.nan
         if not (number >= low and number.is_integer()):
             raise ValueError(f"must be a whole number of at least {low}")
+        if number > _MANY:
+            raise ValueError(f"must be at most {_MANY}")
         return int(number)
 
     return read

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import hydra
 import torch
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
-from mtrl_conic import wandb_logging
+from mtrl_conic import classes, memory, wandb_logging
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.trial import try_out
 from mtrl_conic.cores import available_cores
-from mtrl_conic.envs import EnvConfig, task_names
+from mtrl_conic.envs import EnvConfig, space_sizes, task_names
 from mtrl_conic.learner import AgentConfig
 
 
@@ -55,6 +54,7 @@ class TrainConfig:
     max_wall_seconds: float | None = None
     logger: str | None = None
     combiner: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)  # names of env, agent, combiner, experiment; for the record
 
     def make_combiner(self) -> Combiner:
         """A new combiner as configured.
@@ -62,13 +62,23 @@ class TrainConfig:
         Raises:
             ConfigError: the combiner cannot be built with these settings.
         """
+        target = self.combiner.get("_target_")
+        try:
+            classes.find(target)
+        except ValueError as error:
+            raise ConfigError(f"combiner._target_={target}: {error}") from error
         try:
             combiner = hydra.utils.instantiate(self.combiner)
-        except HydraException as error:
+        except (HydraException, TypeError) as error:
             raise ConfigError(f"combiner: {_last_cause(error)}") from error
         if not isinstance(combiner, Combiner):
-            raise ConfigError(f"combiner._target_={self.combiner.get('_target_')!r} is not a Combiner")
+            raise ConfigError(f"combiner._target_={target}: is not a Combiner")
         return combiner
+
+    @property
+    def combiner_name(self) -> str:
+        """The name of its yaml file, or the class where a version before stored none."""
+        return self.choices.get("combiner") or str(self.combiner.get("_target_", "no combiner")).rpartition(".")[2]
 
     @property
     def num_envs(self) -> int:
@@ -95,12 +105,15 @@ def validate(config: TrainConfig) -> None:
     Raises:
         ConfigError: naming the first setting that cannot be used.
     """
-    for key, low in _LOWEST.items():
-        value = OmegaConf.select(OmegaConf.structured(config), key)
-        if value is not None and not (math.isfinite(value) and value >= low):
-            raise ConfigError(f"{key}={value}: must be at least {low}")
+    settings = asdict(config)
+    for key, (low, high) in _RANGES.items():
+        value = _value(settings, key)
+        if value is not None and not value >= low:  # NaN is not
+            raise ConfigError(f"{key}={value}: must be {'a number of ' if math.isnan(value) else ''}at least {low}")
+        if value is not None and value > high:
+            raise ConfigError(f"{key}={value}: must be at most {high}")
     for key in _POSITIVE:
-        value = OmegaConf.select(OmegaConf.structured(config), key)
+        value = _value(settings, key)
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{key}={value}: must be a positive number")
     _validate_choices(config)
@@ -108,24 +121,33 @@ def validate(config: TrainConfig) -> None:
     _validate_seeds(config.seeds)
     _validate_env(config)
     validate_device(config.device)
+    _validate_memory(config)
     _validate_combiner(config)
 
 
-_LOWEST = {
-    "steps_per_task": 1,
-    "warmup_steps": 0,
-    "batch_size_per_task": 1,
-    "capacity_per_task": 1,
-    "updates_per_step": 1,
-    "metrics_every": 1,
-    "eval.every": 1,
-    "eval.episodes": 1,
-    "eval.final_episodes": 1,
-    "env.num_envs_per_task": 1,
-    "env.workers": 0,
-    "threads": 1,
-    "env.goal_seed": 0,
-    "agent.num_critics": 1,
+def _value(settings: dict[str, Any], key: str) -> Any:
+    section, dot, name = key.partition(".")
+    return settings[section][name] if dot else settings[key]
+
+
+_MANY = 10**15  # more steps or episodes than anything counts to
+_RANGES = {
+    "steps_per_task": (1, _MANY),
+    "warmup_steps": (0, _MANY),
+    "batch_size_per_task": (1, _MANY),
+    "capacity_per_task": (1, _MANY),
+    "updates_per_step": (1, _MANY),
+    "metrics_every": (1, _MANY),
+    "eval.every": (1, _MANY),
+    "eval.episodes": (1, _MANY),
+    "eval.final_episodes": (1, _MANY),
+    "env.num_envs_per_task": (1, _MANY),
+    "env.workers": (0, _MANY),
+    "env.timeout": (0, 1_000_000),  # seconds; what waits for the workers counts milliseconds in 31 bits
+    "threads": (1, 1024),
+    "env.goal_seed": (0, 2**32 - 1),  # all that the benchmark's generator takes
+    "agent.num_critics": (1, 1000),
+    "agent.target_entropy": (-1_000_000, 1_000_000),  # nats
 }
 _POSITIVE = (
     "env.timeout",
@@ -164,11 +186,16 @@ def _validate_logger(logger: str | None) -> None:
             raise ConfigError(f"logger=wandb: {error}") from error
 
 
+_HIGHEST_SEED = 2**64 - 1  # all that torch's generators take
+
+
 def _validate_seeds(seeds: list[int]) -> None:
     if not seeds:
         raise ConfigError("seeds=[]: must name at least one seed")
     if min(seeds) < 0:
         raise ConfigError(f"seeds={seeds}: must not be negative")
+    if max(seeds) > _HIGHEST_SEED:
+        raise ConfigError(f"seeds={seeds}: must be at most {_HIGHEST_SEED}")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds={seeds}: must not repeat a seed")
 
@@ -189,6 +216,20 @@ def _validate_env(config: TrainConfig) -> None:
         )
 
 
+def _validate_memory(config: TrainConfig) -> None:
+    """Refuse what no step of the work could be done with; what merely swaps is the user's to judge."""
+    agent, env = config.agent, config.env
+    cells = len(config.seeds) * len(task_names(env))
+    rows = (config.capacity_per_task, config.batch_size_per_task)
+    envs = (env.name, env.num_envs_per_task)
+    needs = memory.needs(agent.hidden_sizes, space_sizes(env), cells, *rows, agent.num_critics, envs)
+    for key, needed in needs.items():
+        there = memory.available(torch.device("cpu") if key.startswith("env.") else config.torch_device())
+        if needed > there:
+            gib = f"{needed / 2**30:,.0f} GiB of memory for this alone, there are {there / 2**30:,.0f}"
+            raise ConfigError(f"{key}={_value(asdict(config), key)}: needs at least {gib}")
+
+
 def _validate_combiner(config: TrainConfig) -> None:
     combiner = config.make_combiner()
     try:
@@ -199,7 +240,7 @@ def _validate_combiner(config: TrainConfig) -> None:
 
 def validate_device(device: str) -> None:
     """Check the name of a device, and that this machine has it."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", device):
         raise ConfigError(f"device={device}: must be auto, cpu, cuda or cuda:<n>")
     if device.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -34,8 +34,8 @@ def stage(run_dir: Path, seeds: Sequence[int], steps_per_task: int) -> Stage:
     Raises:
         ConfigError: the folder holds something else, or evaluations without a checkpoint to go on from.
     """
-    names = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else set()
-    if not names and (run_dir.is_dir() or not run_dir.exists()):
+    names = set(os.listdir(run_dir)) if os.path.isdir(run_dir) else set()
+    if not names and (os.path.isdir(run_dir) or not os.path.lexists(run_dir)):
         return Stage.ABSENT
     newest = max(Checkpoints(run_dir / "checkpoints").steps(), default=None)
     evaluated = {line.get("seed") for line in _lines(run_dir, "evaluations") if line["step"] >= steps_per_task}
@@ -69,7 +69,33 @@ def look(config: TrainConfig) -> Stage:
     found = stage(run_dir, config.seeds, config.steps_per_task)
     if found in (Stage.BEGUN, Stage.COMPLETE):
         _check_same(config, run_dir)
+        check_length(config)
     return found
+
+
+def check_length(config: TrainConfig, start: int | None = None) -> None:
+    """Refuse to end a run before the step where it is: its numbers would stand under another length than theirs.
+
+    A run that was to be longer cannot end at its very step either, as the last evaluation was not a final one.
+
+    Args:
+        config: settings of the run in its `run_dir`, with the new length.
+        start: the step of an earlier checkpoint that it goes back to.
+
+    Raises:
+        ConfigError: `steps_per_task` is too low.
+    """
+    assert config.run_dir is not None
+    run_dir, envs = Path(config.run_dir), config.env.num_envs_per_task
+    evaluated = [line["step"] for line in _lines(run_dir, "evaluations")]
+    step = max(Checkpoints(run_dir / "checkpoints").steps() or evaluated, default=0) if start is None else start
+    end = -(-config.steps_per_task // envs) * envs  # vector steps are whole
+    before = typed(load_stored(run_dir)).steps_per_task
+    if step > end or (step == end and config.steps_per_task < before):
+        raise ConfigError(
+            f"steps_per_task={config.steps_per_task}: the run in {run_dir} is at step {step} of {before} already;"
+            f" must be {'more' if step < before else f'at least {step}'}"
+        )
 
 
 def prepare(config: TrainConfig) -> Stage:
@@ -103,7 +129,8 @@ def _clear(run_dir: Path) -> None:
 def _check_same(config: TrainConfig, run_dir: Path) -> None:
     stored, wanted = (dict(_flat(asdict(each))) for each in (typed(load_stored(run_dir)), config))
     for key in [*wanted, *(key for key in stored if key not in wanted)]:
-        if key != "run_dir" and not is_changeable(key) and stored.get(key) != wanted.get(key):
+        compared = key != "run_dir" and not key.startswith("choices.") and not is_changeable(key)
+        if compared and stored.get(key) != wanted.get(key):
             raise ConfigError(f"{run_dir}: {refusal(key, wanted.get(key), stored.get(key))}")
 
 

@@ -57,17 +57,17 @@ exit status: 0 done, 2 bad input, 129, 130 or 143 interrupted, 1 other
 
 
 _READERS: dict[str, read.Reader] = {
-    "run": read.text,
+    "run": read.path,
     "checkpoint": read.choice(*CHECKPOINTS),
     "seeds": read.whole_list,
     "episodes": read.whole(1),
     "device": read.text,
     "workers": read.whole(0),
-    "out": read.text,
+    "out": read.path,
     "video": read.flag,
     "video_format": read.choice(*FORMATS),
     "video_goals": read.whole_list,
-    "video_dir": read.text,
+    "video_dir": read.path,
 }
 _LONGEST_NAME = 240  # bytes that file systems take for a name, less those of the file that becomes it
 _DEFAULTS: dict[str, Any] = {
@@ -108,7 +108,7 @@ def _interrupt(_: int) -> NoReturn:
 
 
 def _run(options: dict[str, Any], stopped: Signals) -> None:
-    run, checkpoint = Path(options["run"]), options["checkpoint"]
+    run, checkpoint = options["run"], options["checkpoint"]
     config = stored_config(run)
     _choose_device(config, options.get("device"))
     weights = read_weights(run, checkpoint)
@@ -211,11 +211,12 @@ def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:
 
 def _check_output(path: Path) -> None:
     """Find out before the work whether the file can be written."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"out={path}: is a folder")
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
         raise ConfigError(f"out={path.name[:30]}...: must be a shorter name, at most {_LONGEST_NAME} bytes")
     try:
+        path.exists()  # raises where the name is too long
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         check_disk(path, error)

@@ -32,6 +32,7 @@ def facts(
         "file": weights.file,
         "step": weights.step,
         "combiner": config.combiner,
+        "choices": config.choices,
         "protocol": protocol(config, spec, episodes),
         "tasks": list(spec.tasks),
         "seeds": list(seeds),
@@ -73,8 +74,8 @@ def protocol(config: TrainConfig, spec: EnvSpec, episodes: int) -> dict[str, Any
 
 
 def method(known: dict[str, Any]) -> str:
-    """The name of the combiner's class, which need not be importable."""
-    return str(known["combiner"].get("_target_", "no combiner")).rpartition(".")[2]
+    """The name of the combiner's yaml file, or its class where a version before stored no choices."""
+    return known["choices"].get("combiner") or str(known["combiner"].get("_target_", "no combiner")).rpartition(".")[2]
 
 
 def heading(known: dict[str, Any]) -> str:

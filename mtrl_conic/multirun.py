@@ -30,10 +30,12 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtrl_conic import console
-from mtrl_conic.compose import CONFIG_DIR, clear_errors, parse, search_path, typed
+from mtrl_conic.compose import CONFIG_DIR, chosen_of, clear_errors, search_path, typed, without_hydra
 from mtrl_conic.config import ConfigError, TrainConfig, first_line, validate
 from mtrl_conic.continuation import Stage, look
 from mtrl_conic.files import check_disk, write_whole
+from mtrl_conic.overrides import parse, quote, with_paths_quoted
+from mtrl_conic.paths import expand
 from mtrl_conic.session import train_or_resume
 from mtrl_conic.signals import Signals
 
@@ -63,13 +65,18 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
         WriteError: the disk is full.
     """
     search = search_path(config_dirs)
+    overrides = with_paths_quoted(overrides)
     names = _names_of_folders(overrides)
     with hydra.initialize_config_dir(str(CONFIG_DIR), job_name="mtrl_conic", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        with clear_errors():
+        with clear_errors(overrides, config_dirs):
             master = loader.load_configuration("train", [*overrides, *search, *names], RunMode.MULTIRUN)
+            folder = str(master.hydra.sweep.dir)
+            if folder.startswith("~"):  # in a yaml file; the runs are composed with this override, too
+                names.append(f"hydra.sweep.dir={quote(expand(folder))}")
+                master = loader.load_configuration("train", [*overrides, *search, *names], RunMode.MULTIRUN)
             launcher = _launcher(loader, master)
-            runs = _runs(loader, master)
+        runs = _runs(loader, master, config_dirs)
         return _launch(launcher, master, runs)
 
 
@@ -81,10 +88,10 @@ def run_one(settings: DictConfig) -> int:
         raise Stopped
     folder = HydraConfig.get().runtime.output_dir
     try:
-        config = typed(settings)
+        config = typed(settings, chosen_of(HydraConfig.get().runtime.choices))
         config.run_dir = folder
         validate(config)
-        with _command_line([*HydraConfig.get().overrides.task, f"run_dir={folder}"]):
+        with _command_line([*_config_dirs(), *HydraConfig.get().overrides.task, f"run_dir={folder}"]):
             status = train_or_resume(config, stopped)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -103,11 +110,17 @@ def _signals() -> Signals:
     return Signals()
 
 
+def _config_dirs() -> list[str]:
+    """The user's own folders, as the command line has them."""
+    folders = [str(folder).removeprefix("file://") for folder in HydraConfig.get().searchpath or ()]
+    return [word for folder in folders for word in ("--config-dir", folder)]
+
+
 @contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
     """Let the provenance say how to start this run alone."""
     before = sys.argv
-    sys.argv = ["train.py", *arguments]
+    sys.argv = [str(Path(__file__).with_name("train.py")), *arguments]
     try:
         yield
     finally:
@@ -119,7 +132,7 @@ def _names_of_folders(overrides: Sequence[str]) -> list[str]:
     parsed = parse(overrides, sweeps=True)
     for override in parsed:
         if override.key_or_group == "run_dir":
-            raise ConfigError(f"{override.input_line}: with --multirun the folder is hydra.sweep.dir=...")
+            raise ConfigError(f"run_dir={override.value()}: with --multirun the folder is hydra.sweep.dir=...")
     same = [
         override.key_or_group
         for override in parsed
@@ -140,33 +153,41 @@ def _launcher(loader: ConfigLoader, master: DictConfig) -> Launcher:
         raise ConfigError(f"hydra/launcher: {first_line(error)}") from error
 
 
-def _runs(loader: ConfigLoader, master: DictConfig) -> list[Run]:
+def _runs(loader: ConfigLoader, master: DictConfig, config_dirs: Sequence[str]) -> list[Run]:
     """All runs, each composed and checked."""
     if not str(master.hydra.sweeper._target_).endswith(".BasicSweeper"):
         raise ConfigError("hydra/sweeper: only basic; runs are listed before the first one starts")
     params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
     runs: dict[str, Run] = {}
-    for number, overrides in enumerate(_products([*params, *master.hydra.overrides.task])):
-        settings = loader.load_sweep_config(master, overrides)
-        with open_dict(settings):
-            settings.hydra.job.num = settings.hydra.job.id = number
-        HydraConfig.instance().set_config(settings)  # for interpolations such as ${hydra:job.num}
-        name = re.sub(r"[^\w.=,+/-]", "", str(settings.hydra.sweep.subdir)) or "run"
+    for number, overrides in enumerate(_products([*params, *master.hydra.overrides.task], loader)):
+        parse(overrides, sweeps=True)
+        with clear_errors(overrides, config_dirs):
+            settings = loader.load_sweep_config(master, overrides)
+            with open_dict(settings):
+                settings.hydra.job.num = settings.hydra.job.id = number
+            HydraConfig.instance().set_config(settings)  # for interpolations such as ${hydra:job.num}
+            name = _folder_name(settings)
         if name in runs:
             raise ConfigError(f"hydra.sweep.subdir: two runs would share the folder {name}")
-        with open_dict(settings):
-            del settings["hydra"]
-        config = typed(settings)
+        config = typed(*without_hydra(settings))
         config.run_dir = str(Path(str(master.hydra.sweep.dir), name))
         validate(config)
-        runs[name] = Run([*overrides, f"hydra.sweep.subdir='{name}'"], config, look(config))
+        runs[name] = Run([*overrides, f"hydra.sweep.subdir={quote(name)}"], config, look(config))
     return list(runs.values())
 
 
-def _products(overrides: Sequence[str]) -> Iterator[list[str]]:
+def _folder_name(settings: DictConfig) -> str:
+    """The folder of a run: named by what differs, without characters that shells mind, or as the user has it."""
+    name = str(settings.hydra.sweep.subdir)
+    if name == str(settings.hydra.job.override_dirname):
+        name = re.sub(r"[^\w.=,+/-]", "", name)
+    return name or "run"
+
+
+def _products(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:
     """Each combination of the values, as Hydra's basic sweeper has them; a key's last mention counts."""
     values: dict[str, list[str]] = {}
-    for override in parse(overrides, sweeps=True):
+    for override in parse(overrides, sweeps=True, loader=loader):
         key = override.get_key_element()
         if not override.is_sweep_override():
             texts = [override.get_value_element_as_str()]
@@ -174,6 +195,8 @@ def _products(overrides: Sequence[str]) -> Iterator[list[str]]:
             texts = list(override.sweep_string_iterator())
         else:
             raise ConfigError(f"{override.input_line}: a list of values, such as {key}=1,2, or range(0,3)")
+        if not texts:
+            raise ConfigError(f"{override.input_line}: stands for no value at all")
         values[key] = [f"{key}={text}" for text in texts]
     return map(list, itertools.product(*values.values()))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -28,10 +30,10 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
         WriteError: the disk is full; a new folder is gone again.
     """
     run_dir = Path(config.run_dir) if config.run_dir else _fresh_name(config)
-    if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise ConfigError(f"run_dir={run_dir}: exists and is not empty; choose another or give resume={run_dir}")
-    fresh = not run_dir.exists()
+    fresh = not os.path.lexists(run_dir)
     try:
+        if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise ConfigError(f"run_dir={run_dir}: exists and is not empty; choose another or give resume={run_dir}")
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = lock(run_dir)
     except RunLocked as error:
@@ -56,7 +58,7 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
 
 
 def _fresh_name(config: TrainConfig) -> Path:
-    method = str(config.combiner["_target_"]).rpartition(".")[2].lower()
+    method = config.combiner_name.replace("/", "_")  # it may be in a folder of the user's
     stem = f"{config.env.name}_{method}_{datetime.now():%Y%m%d_%H%M%S}"
     candidates = (Path("runs", stem + suffix) for suffix in ("", *(f"_{n}" for n in range(2, 1000))))
     return next(path for path in candidates if not path.exists())
@@ -70,4 +72,14 @@ def _record(config: TrainConfig, run_dir: Path) -> None:
     except (OSError, ValueError, KeyError):
         pieces = []
     pieces.append(provenance(config.torch_device()))
+    _note_threads(config, pieces)
     write_whole(path, json.dumps({"pieces": pieces}, indent=2) + "\n")
+
+
+def _note_threads(config: TrainConfig, pieces: list[dict[str, Any]]) -> None:
+    """Say of a run that goes on with other threads that it is not that of one without the interruption."""
+    if len(pieces) < 2 or not isinstance(pieces[-2], dict):
+        return
+    before, now = (piece.get("torch_threads") for piece in pieces[-2:])
+    if before is not None and before != now and config.torch_device().type == "cpu":
+        print(f"threads: {now}, {before} before: sums are rounded in another order from here on", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
+import shlex
 import subprocess
 import sys
 import weakref
@@ -75,9 +76,8 @@ def _mix(*numbers: int) -> int:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """What is needed to say where a number came from: versions, code state, machine, command, time."""
-    script = Path(sys.argv[0])
     return {
-        "command": [script.parent.name if script.name == "__main__.py" else script.name, *sys.argv[1:]],
+        "command": command(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _RECORDED},
@@ -88,6 +88,16 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "float32_products": _float32_products(device),
     }
+
+
+def command() -> str:
+    """The command line of this process as one pastes it into a shell, in the folder where it was started."""
+    script = Path(sys.argv[0]).absolute()
+    package = Path(__file__).parent
+    if not script.is_relative_to(package):
+        return shlex.join(["python", *sys.argv])
+    names = [part for part in script.relative_to(package.parent).with_suffix("").parts if part != "__main__"]
+    return shlex.join(["python", "-m", ".".join(names), *sys.argv[1:]])
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mtrl_conic import console
 from mtrl_conic.config import ConfigError, TrainConfig
+from mtrl_conic.paths import expand
 from mtrl_conic.signals import Signals
 
 USAGE = """\
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(arguments) < 3:
             raise ConfigError("combiners, seeds and a folder are needed; --help explains")
         combiners, seeds, folder, *rest = arguments
+        folder = _path(folder)
         jobs = _jobs([each for each in rest if each.startswith("jobs=")])
         runs = list_runs(combiners.split(), seeds.split(), folder, [e for e in rest if not e.startswith("jobs=")])
         return Sweep(runs, Path(folder), jobs).run()
@@ -72,10 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _path(folder: str) -> str:
+    try:
+        return expand(folder)
+    except ValueError as error:
+        raise ConfigError(f"the sweep's folder {error}") from error
+
+
 def _jobs(given: list[str]) -> int:
     text = given[-1].partition("=")[2] if given else "1"
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise ConfigError(f"jobs={text}: must be at least 1")
+    if not re.fullmatch(r"[1-9]\d{0,3}", text):
+        raise ConfigError(f"jobs={text}: must be a number from 1 to 9999")
     return int(text)
 
 
@@ -96,7 +105,7 @@ def list_runs(combiners: Sequence[str], seeds: Sequence[str], folder: str, rest:
 def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Run:
     from mtrl_conic.compose import compose_config
 
-    if not re.fullmatch(r"\d+(,\d+)*", group):
+    if not re.fullmatch(r"(0|[1-9]\d*)(,(0|[1-9]\d*))*", group):
         raise ConfigError(f"seeds {group}: must be numbers, such as 0 or 0,1,2 for three in one process")
     name = f"{combiner}/seed{'s' if ',' in group else ''}_{group.replace(',', '_')}"
     flags, overrides = _split(rest)
@@ -139,6 +148,8 @@ class Sweep:
 
     def run(self) -> int:
         """Returns the exit status."""
+        if self.waiting:
+            self._make_folder()
         while self.running or (self.waiting and not self.stopped()):
             while self.waiting and len(self.running) < self.jobs and not self.stopped():
                 self._start(self.waiting.pop(0))
@@ -147,6 +158,12 @@ class Sweep:
                 self.running.remove(run)
                 self._ended(run)
         return self._report()
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.folder}: cannot be written ({error.strerror})") from error
 
     def _start(self, run: Run) -> None:
         """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""

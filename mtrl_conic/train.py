@@ -25,7 +25,7 @@ choices
 settings (default)
   seeds=[0,1,...] ([0])          one agent per seed, all in one process
   steps_per_task=N (2000000)     environment steps per task
-  env.task=NAME                  the task of env=mt1
+  env.task=NAME                  the task of env=mt1, which needs it
   env.num_envs_per_task=N (1)    env.workers=N (as many as cores)
   combiner.NAME=VALUE            a setting of the method, such as combiner.c=0.5
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
@@ -36,8 +36,9 @@ settings (default)
   logger=wandb (null)            Weights & Biases beside TensorBoard and the records
 All settings with their meaning: configs/train.yaml and the folders beside it.
 
-resume=RUN_DIR uses the stored settings; steps_per_task, device, cuda_graphs, env.workers, eval.*, max_wall_seconds and
-logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or goes on with it.
+resume=RUN_DIR uses the stored settings; steps_per_task, device, threads, cuda_graphs, env.workers, eval.*,
+max_wall_seconds and logger may be given anew. resume=auto run_dir=RUN_DIR with the whole command starts the run, or
+goes on with it. Paths are taken as the shell passes them, with ~ for the home folder.
 resume=RUN_DIR resume_from=STEP goes back to an earlier checkpoint, say of before a seed stopped learning; what came
 later is removed.
 resume=RUN_DIR replay=partial goes on without transitions that are lost with a damaged file, where nothing else is left.
@@ -97,13 +98,16 @@ def _run(command: _Command, started: float) -> int:
         return multirun(command.overrides, command.config_dirs)
 
     from mtrl_conic.checkpoint import Start
+    from mtrl_conic.continuation import check_length
     from mtrl_conic.session import resume, train, train_or_resume
     from mtrl_conic.signals import Signals
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
         start = Start(command.resume_from, command.replay is not None)
-        return resume(resume_config(command.resume, command.overrides), stopped, started, start)
+        config = resume_config(command.resume, command.overrides)
+        check_length(config, start.step)
+        return resume(config, stopped, started, start)
     config = compose_config(command.overrides, command.config_dirs)
     if command.resume is None:
         return train(config, False, stopped, started)

@@ -33,7 +33,11 @@ def check_access() -> None:
         wandb = _package()
     except ImportError as error:
         raise RuntimeError('the package wandb is missing; pip install "mtrl_conic[wandb]"') from error
-    if wandb.setup().settings.mode != "online":
+    try:
+        mode = wandb.setup().settings.mode
+    except ValueError as error:  # pydantic's
+        raise RuntimeError(_refused_setting(error)) from error
+    if mode != "online":
         return
     try:
         known = wandb.login(prompt=False)
@@ -102,6 +106,14 @@ def _package() -> Any:
     import wandb
 
     return wandb
+
+
+def _refused_setting(error: ValueError) -> str:
+    """The environment variable that W&B does not take, and why; its settings are read from WANDB_<NAME>."""
+    first = error.errors()[0] if hasattr(error, "errors") else {}
+    name = f"WANDB_{'_'.join(map(str, first.get('loc', ()))).upper()}"
+    value = f"{name}={os.environ[name]}: " if name in os.environ else ""
+    return value + str(first.get("msg", error)).partition("\n")[0]
 
 
 def _group(run_dir: Path) -> str:

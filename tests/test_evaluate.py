@@ -163,9 +163,14 @@ def test_other_versions_are_named(run, capsys):
 def test_a_run_with_a_combiner_and_a_device_from_elsewhere(run, capsys):
     config = OmegaConf.load(run / "config.yaml")
     config.combiner = {"_target_": "gone.Mine", "power": 2.0}
+    config.choices.combiner = "mine"
     config.device = "cuda:7"
     OmegaConf.save(config, run / "config.yaml")
     assert evaluation(run, "episodes=1")["combiner"]["_target_"] == "gone.Mine"
+    assert "(mine)" in capsys.readouterr().out
+    del config["choices"]  # as versions before had it: the class is all that is known
+    OmegaConf.save(config, run / "config.yaml")
+    evaluation(run, "episodes=1")
     assert "(Mine)" in capsys.readouterr().out
 
 

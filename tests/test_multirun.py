@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -49,7 +50,8 @@ def test_basic_launcher_and_what_it_writes(tmp_path):
         name for name in written(tmp_path / "alone") if "tensorboard" not in name
     }
     command = json.loads((folder / "combiner=ls,seeds=0" / "provenance.json").read_text())["pieces"][0]["command"]
-    assert {"combiner=ls", "seeds=[0]"} < set(command)  # starts this run alone
+    assert command.startswith("python -m mtrl_conic.train ")
+    assert {"combiner=ls", "seeds=[0]"} < set(shlex.split(command))  # starts this run alone
 
 
 def test_started_again_it_does_what_is_missing(tmp_path, capsys, monkeypatch):

@@ -18,6 +18,8 @@ LEVELS = [
     {"trainer", "run_folder", "policy", "video", "evaluation_record"},
     {"actors", "video_frames", "seed_watch"},
     {"compose", "arguments"},
+    {"explain"},
+    {"overrides"},
     {"config", "logging", "checkpoint", "metrics", "steps"},
     {"agent", "backward", "evaluation", "wandb_logging"},
     {"learner", "backward_input"},
@@ -25,7 +27,7 @@ LEVELS = [
     {"jacobian", "products", "replicas"},
     {"networks", "envs"},
     {"runtime", "sealed", "event_files"},
-    {"cores", "files", "console", "signals"},
+    {"cores", "files", "console", "signals", "paths", "classes", "memory"},
     {"__init__"},
 ]
 SIDEWAYS = {

@@ -152,9 +152,9 @@ def test_a_combiner_that_cannot_go_on_is_one_line(tmp_path):
 
 def test_training_does_not_load_what_draws(tmp_path):
     """A MUJOCO_GL that this machine cannot serve stops only what draws."""
-    arguments = ["env=mt1", "agent.hidden_sizes=[8]", "steps_per_task=2", "eval.every=10", "warmup_steps=2"]
+    arguments = ["env=mt1", "env.task=reach-v3", "agent.hidden_sizes=[8]", "steps_per_task=2", "warmup_steps=2"]
     process = subprocess.run(
-        command(*arguments, "max_wall_seconds=0.001", "env.workers=1", "device=cpu", "run_dir=run"),
+        command(*arguments, "eval.every=10", "max_wall_seconds=0.001", "env.workers=1", "device=cpu", "run_dir=run"),
         cwd=tmp_path,
         env={**environment(), "MUJOCO_GL": "nonsense"},
         capture_output=True,

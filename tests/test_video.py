@@ -115,7 +115,7 @@ def test_a_backend_asked_for_that_does_not_work(monkeypatch, wanted, words):
 
 def test_mujoco_gl_that_names_nothing_is_one_line(tmp_path):
     """MuJoCo itself refuses to be imported with it."""
-    config = compose_config(["env=mt1", "experiment=smoke", "combiner=ls", "device=cpu"])
+    config = compose_config(["env=mt1", "env.task=reach-v3", "experiment=smoke", "combiner=ls", "device=cpu"])
     (tmp_path / "checkpoints").mkdir()
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
     agent = MultiTaskSAC(config.agent, [0], 1, 39, 4, config.make_combiner)

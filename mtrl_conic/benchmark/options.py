@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mtrl_conic.arguments import path
 
 PARTS = ("updates", "envs", "loop", "growth", "profile", "peers", "networks")
 # Widths of the three hidden layers of `networks`, by the trunk's parameters in millions.
@@ -53,6 +58,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line; exits with status 2 and one line where something cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m mtrl_conic.benchmark",
+        usage="%(prog)s [parts ...] [options]",
         description=_ABOUT,
         epilog=_MEANING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,15 +68,20 @@ def parse(arguments: Sequence[str] | None) -> Options:
     every = "comma list, compared with the first (default: ls, then all but torchjd)"
     add("--combiners", default="", help=f"updates, networks: {every}")
     add("--combiner", default="conicgrad", help="loop, growth, profile: the method (default: conicgrad)")
-    add("--env", default="mt10", help="its sizes and environments are measured (default: mt10)")
+    add(
+        "--env",
+        default="mt10",
+        choices=("mt10", "mt25", "mt50", "toy"),
+        help="its sizes and environments are measured (default: mt10)",
+    )
     add("--seeds", default="", help="updates, loop, profile: numbers of seeds (default: 1, with loop 1,2,5,10)")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="updates, loop, growth, profile: where (default: cpu)")
     add("--matmul-precision", default="highest", choices=("highest", "high", "medium"), help="high is TF32 on a GPU")
     add("--workers", type=int, default=2, help="envs: processes (default: 2)")
     add("--sizes", default="6,25,34", help="networks: millions of parameters, of 6, 25 and 34")
     add("--rounds", type=int, default=15, help="measurements of each, whose median counts (default: 15)")
-    add("--json", type=Path, help="write the results with their provenance here")
-    add("--picture", type=Path, help="networks: draw the results here (png or svg)")
+    add("--json", type=path, help="write the results with their provenance here")
+    add("--picture", type=path, help="networks: draw the results here (png or svg)")
     found = parser.parse_args(arguments)
     parts = found.parts or ["updates", "envs"]
     for part in parts:
@@ -79,7 +90,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     for name in ("rounds", "workers"):
         if getattr(found, name) < 1:
             parser.error(f"--{name} {getattr(found, name)}: at least 1 is needed")
-    _check_env_and_outputs(parser, found)
+    _check_outputs(parser, found)
     _check_device(parser, found.device)
     _combiners(parser, found.combiner)
     return Options(
@@ -98,18 +109,21 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
 
 
-def _check_env_and_outputs(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
+def _check_outputs(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
     """See that what comes last will not fail for a reason known from the start."""
-    from mtrl_conic.envs import EnvConfig, task_names
-
-    try:
-        task_names(EnvConfig(found.env))
-    except ValueError as error:
-        parser.error(f"--env: {error}")
     for name in ("json", "picture"):
-        path = getattr(found, name)
-        if path is not None and not path.parent.is_dir():
-            parser.error(f"--{name} {path}: there is no folder {path.parent}")
+        wanted = getattr(found, name)
+        if wanted is None:
+            continue
+        if not os.path.isdir(wanted.parent):
+            parser.error(f"--{name} {wanted}: there is no folder {wanted.parent}")
+        if os.path.isdir(wanted):
+            parser.error(f"--{name} {wanted}: is a folder")
+        try:
+            wanted.exists()  # raises where the name is too long
+            tempfile.TemporaryFile(dir=wanted.parent).close()
+        except OSError as error:
+            parser.error(f"--{name} {wanted}: cannot be written ({error.strerror})")
 
 
 def _check_device(parser: argparse.ArgumentParser, device: str) -> None:
@@ -133,7 +147,7 @@ def _combiners(parser: argparse.ArgumentParser, text: str) -> list[str]:
 
 def _seeds(parser: argparse.ArgumentParser, text: str) -> list[int]:
     counts = text.split(",")
-    if not all(count.isdecimal() and int(count) > 0 for count in counts):
+    if not all(re.fullmatch(r"[1-9][0-9]{0,3}", count) for count in counts):
         parser.error(f"--seeds {text}: numbers of seeds are needed, such as 1,10")
     return [int(count) for count in counts]
 

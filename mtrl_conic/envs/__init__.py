@@ -37,11 +37,12 @@ def task_names(config: EnvConfig) -> tuple[str, ...]:
     if config.name != "mt1":
         return metaworld.benchmark_tasks(config.name)
     known = metaworld.all_tasks()
+    if config.task is None:
+        some = "reach-v3, push-v3, pick-place-v3, door-open-v3"
+        raise ValueError(f"env=mt1: needs env.task=..., one of Meta-World's {len(known)} V3 tasks, such as {some}")
     if config.task not in known:
-        close = difflib.get_close_matches(str(config.task), known, n=1, cutoff=0.0)
-        raise ValueError(
-            f"env.task={config.task}: no such Meta-World task; there are {len(known)}, the closest is {close[0]}"
-        )
+        close = difflib.get_close_matches(config.task, known, n=3, cutoff=0.0)
+        raise ValueError(f"env.task={config.task}: no such Meta-World task; the closest are {', '.join(close)}")
     return (config.task,)
 
 

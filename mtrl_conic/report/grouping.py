@@ -138,7 +138,8 @@ def _methods(runs: list[Run], tasks: tuple[str, ...], limit: int | None, notes: 
         if limit is None:  # the same method run for other lengths is another row
             settings["steps_per_task"] = str(run.budget)
         by_method.setdefault(tuple(settings.items()), []).append(run)
-    named = protocol.labels(map(dict, by_method))
+    chosen = [protocol.chosen_combiner(members[0]) for members in by_method.values()]
+    named = protocol.labels(map(dict, by_method), chosen)
     methods = []
     for label, (key, members) in zip(named, by_method.items(), strict=True):
         method = _method(label, dict(key), members, tasks, limit, notes)

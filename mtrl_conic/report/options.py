@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,9 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
         ConfigError: one is unknown, missing, given twice or of no use.
     """
-    readers: dict[str, read.Reader] = {"runs": read.text, "out": read.text, "steps": read.whole(1)}
+    readers: dict[str, read.Reader] = {"runs": read.text, "out": read.path, "steps": read.whole(1)}
     values = read.parse(arguments, readers, required=("runs", "out"))
-    return Options(values["runs"], Path(values["out"]), values.get("steps"))
+    return Options(values["runs"], values["out"], values.get("steps"))
 
 
 def find_runs(runs: str, notes: list[str]) -> list[Path]:
@@ -47,7 +48,7 @@ def find_runs(runs: str, notes: list[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for part in _parts(runs):
-        folders = [Path(part)] if Path(part).exists() else sorted(map(Path, glob.glob(part, recursive=True)))
+        folders = _named(part)
         if not folders:
             raise ConfigError(f"runs={part}: no such folder")
         below = [run for folder in folders for run in _below(folder)]
@@ -61,15 +62,26 @@ def find_runs(runs: str, notes: list[str]) -> list[Path]:
 
 
 def _parts(runs: str) -> list[str]:
-    if Path(runs).exists():  # a name may hold commas, as those that Hydra's multirun makes do
-        return [runs]
-    return [part.strip() for part in runs.split(",") if part.strip()]
+    """Split at commas, but where that would split the name of a folder: those of Hydra's multirun hold commas."""
+    pieces, parts = runs.split(","), []
+    while pieces:
+        ends = (end for end in range(len(pieces), 1, -1) if _named(",".join(pieces[:end])))
+        end = next(ends, 1)
+        parts.append(",".join(pieces[:end]).strip())
+        pieces = pieces[end:]
+    return [part for part in parts if part]
+
+
+def _named(part: str) -> list[Path]:
+    """The folder of that name, or those that the glob finds."""
+    part = os.path.expanduser(part.strip())
+    return [Path(part)] if os.path.exists(part) else sorted(map(Path, glob.glob(part, recursive=True)))
 
 
 def _below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
-    if any((folder / name).exists() for name in RECORDS):
+    if any(os.path.exists(folder / name) for name in RECORDS):
         return [folder]
     try:
         children = sorted(folder.iterdir())

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mtrl_conic import paths
 from mtrl_conic.agent import AgentConfig
 from mtrl_conic.envs import EnvConfig
 from mtrl_conic.report.reading import Run
@@ -43,22 +44,42 @@ def method_of(run: Run) -> Settings:
     return {key: _text(value) for key, value in found.items()}
 
 
-def combiner_name(method: Mapping[str, str]) -> str:
-    """The class' name, as papers write it; with TorchJD's the aggregator's, with an exact ConicGrad that it is one."""
+def combiner_name(method: Mapping[str, str], chosen: str | None = None) -> str:
+    """The class' name, as papers write it; of a user's own yaml file its name.
+
+    With TorchJD's the aggregator's, with an exact ConicGrad that it is one.
+
+    Args:
+        method: settings.
+        chosen: the name of the yaml file, where it was stored.
+    """
+    if chosen and chosen not in paths.choices("combiner"):
+        return chosen
     name = method["combiner._target_"].rpartition(".")[2]
     if method.get("combiner.weights") == "exact":
         return f"{name} exact"
     return f"{name} {method['combiner.aggregator']}" if "combiner.aggregator" in method else name
 
 
-def labels(methods: Iterable[Settings]) -> list[str]:
+def chosen_combiner(run: Run) -> str | None:
+    """The name of the combiner's yaml file; None of versions that did not store it."""
+    choices = run.config.get("choices")
+    chosen = choices.get("combiner") if isinstance(choices, dict) else None
+    return chosen if isinstance(chosen, str) else None
+
+
+def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = None) -> list[str]:
     """A name for each of several distinct methods: the combiner and what sets it apart.
 
     Named are settings of the combiner in which methods of that name differ, and all others where a method departs
     from most.
+
+    Args:
+        methods: their settings.
+        chosen: the names of their combiners' yaml files, where known.
     """
     methods = list(methods)
-    names = [combiner_name(method) for method in methods]
+    names = [combiner_name(*each) for each in zip(methods, chosen or [None] * len(methods), strict=True)]
     result = []
     for method, name in zip(methods, names, strict=True):
         alike = [other for other, its_name in zip(methods, names, strict=True) if its_name == name]

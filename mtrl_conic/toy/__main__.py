@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 from mtrl_conic import console
+from mtrl_conic.arguments import path
 from mtrl_conic.config import ConfigError
 from mtrl_conic.files import WriteError, write_whole
 from mtrl_conic.runtime import provenance
@@ -64,15 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--combiners", default=every, help="separated by commas (all but torchjd)")
     parser.add_argument("--scale", type=float, default=0.1, choices=[0.1, 1.0], help="of the first loss (0.1)")
     parser.add_argument("--steps", type=_positive, default=50_000, help="of Adam (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of the pictures (%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the table with its provenance here")
+    parser.add_argument("--out", type=path, default=Path("runs/toy"), help="folder of the pictures (%(default)s)")
+    parser.add_argument("--json", type=path, help="write the table with its provenance here")
     settings = "such as conicgrad.c=0.4: <combiner>.<key>=<value>, in place of the toy setting or of the yaml file's"
     parser.add_argument("--overrides", nargs="+", action="extend", default=[], metavar="SETTING", help=settings)
     return parser
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,14}", text):
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number of at least 1")
     return int(text)
 
@@ -83,6 +86,8 @@ def _check_outputs(out: Path, record: Path | None) -> None:
     Raises:
         ConfigError: a file cannot be written there.
     """
+    if record and os.path.isdir(record):
+        raise ConfigError(f"--json {record}: is a folder")
     for option, folder in (("--out", out), ("--json", record.parent if record else None)):
         if folder is None:
             continue
@@ -91,8 +96,6 @@ def _check_outputs(out: Path, record: Path | None) -> None:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ConfigError(f"{option} {folder}: cannot be written ({error.strerror})") from error
-    if record and record.is_dir():
-        raise ConfigError(f"--json {record}: is a folder")
 
 
 def _run(name: str, changes: dict[str, Any] | None, scale: float, steps: int) -> tuple[Descent, dict[str, Any]]:

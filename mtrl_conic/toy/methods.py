@@ -88,6 +88,6 @@ def parse_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, d
 
 def _value(text: str, value: str) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index, call-overload]
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=True)["value"]  # type: ignore[index, call-overload]
     except Exception as error:  # any parser error means the same to the user
         raise ConfigError(f"{text}: {first_line(error)}") from error
