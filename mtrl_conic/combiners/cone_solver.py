@@ -17,14 +17,14 @@ _CANCELLED = 1e-6  # the least of the objective's terms that its errors are a sh
 _RIDGE = 1e-12  # squared length that a unit gradient gets beside its own: it bounds the weights of the direction
 _ROUNDED = 1e-14  # the same over ‖g_0‖, for the rounding of a û that is summed from gradients which nearly cancel
 _DAMPING = 1e-9  # squared lengths below this count as 0 where the direction is written in gradients
-_WIDEST = 1 - 1e-12  # cosine: a narrower cone has no interior for the solver; who calls turns into the true one
+_NARROWEST = 1 - 1e-12  # cosine: a narrower cone has no interior for the solver; who calls turns into the true one
 
 
 class ConeSolution(NamedTuple):
     """What `best_in_cone` finds, for each of S seeds.
 
     Attributes:
-        weights: [S, K] of a direction d = Σ weights_i g_i, ‖d‖ ≤ 1, in the cone, both to about 1e-7.
+        weights: [S, K] of a direction d = Σ weights_i g_i, ‖d‖ ≤ 1, in the cone, both to about 1e-5.
         task_weights: ω [S, K] on the simplex, the optimum of the dual problem.
         bound: [S]; no d of length 1 in the cone has a larger min_i g_iᵀd.
         present: [S, K], the gradients that count.
@@ -76,7 +76,7 @@ def best_in_cone(gramian: Tensor, cosine: float | Tensor, iterations: int = 40) 
     prices = torch.cat((ratios, torch.zeros_like(ratios[:, :1])), 1)
     linear = torch.zeros_like(prices)
     linear[:, -1:] = cosine
-    problem = _Problem(-linear.clamp_max_(_WIDEST), norm, prices)
+    problem = _Problem(-linear.clamp_max_(_NARROWEST), norm, prices)
     value, dual = _minimize(problem, iterations)
     weights = torch.bmm(_shortened(norm, dual).mT, generators).squeeze(1)
     bound = _measure(problem, value)[0].flatten() * unit.flatten()

@@ -21,7 +21,7 @@ DEGENERATE = 1e-5
 # Of the running mean of the conflict: it looks back over the last hundred updates.
 CONFLICT_RATE = 0.01
 
-# The solved direction gives way to another that is better for the worst task by more than this, relative to it.
+# The solved direction gives way to another that is better for the worst task by more than this share of the optimum.
 _TIE = 1e-6
 
 _SCHEDULES = ("constant", "linear", "cosine", "conflict")
@@ -199,7 +199,9 @@ class ConicGrad(SolverCombiner):
         share = torch.bmm(task_weights.mT, update.mean_products) / update.mean_square
         along = share * (update.cone.square / (1 + update.cone.square))
         if self.enforce_cone:
-            along = _into_cone(update, task_weights, share, along)
+            square = torch.bmm(task_weights.mT, torch.bmm(update.gramian, task_weights)) / update.mean_square
+            across = (square - share * share).clamp_min_(0).sqrt_()  # ‖p‖ / ‖g_0‖
+            along = torch.maximum(along, across * update.cone.cotangent)
         return _rescaled(update, task_weights + (along - share) / task_weights.shape[1])
 
     def _exact(self, update: _Update, followed: Tensor) -> Tensor:
@@ -211,7 +213,7 @@ class ConicGrad(SolverCombiner):
         inner = torch.bmm(candidates, update.gramian) / update.mean_square.sqrt()
         worst = torch.where(solution.present.unsqueeze(1), inner, torch.inf).amin(-1)
         scale = torch.maximum(solution.unit, solution.bound.abs()).unsqueeze(-1)
-        ahead = worst / scale
+        ahead = worst / scale  # the products with the worst task, of directions of length 1
         ahead[:, 0] += _TIE
         best = ahead.argmax(-1, keepdim=True)
         missing = (solution.bound.unsqueeze(-1) - worst.gather(-1, best)).clamp_min(0) / scale
@@ -227,13 +229,6 @@ def _turned(update: _Update, weights: Tensor) -> Tensor:
     square = torch.bmm(across.mT, torch.bmm(update.gramian, across)) / update.mean_square
     along = torch.maximum(share, square.clamp_min_(0).sqrt_() * update.cone.cotangent)
     return _rescaled(update, across + along / weights.shape[1])
-
-
-def _into_cone(update: _Update, weights: Tensor, share: Tensor, along: Tensor) -> Tensor:
-    """The part along g_0, in units of it, raised to where p of the weights' g_ω = share g_0 + p is in the cone."""
-    square = torch.bmm(weights.mT, torch.bmm(update.gramian, weights)) / update.mean_square
-    across = (square - share * share).clamp_min_(0).sqrt_()  # ‖p‖ / ‖g_0‖
-    return torch.maximum(along, across * update.cone.cotangent)
 
 
 def _rescaled(update: _Update, weights: Tensor) -> Tensor:
