@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from mtrl_conic.continuation import Stage, look
 from mtrl_conic.files import check_disk, write_whole
 from mtrl_conic.overrides import parse, quote, with_paths_quoted
 from mtrl_conic.paths import expand
+from mtrl_conic.seed_watch import read_halted
 from mtrl_conic.session import train_or_resume
 from mtrl_conic.signals import Signals
 
@@ -203,10 +204,11 @@ def _products(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[s
 
 def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
     missing = [run for run in runs if run.stage is not Stage.COMPLETE]
+    halted = _name_halted(run for run in runs if run.stage is Stage.COMPLETE)
     folder = Path(str(master.hydra.sweep.dir))
     print(f"sweep folder: {folder} ({len(runs)} runs, {len(runs) - len(missing)} of them complete)", flush=True)
     if not missing:
-        return 0
+        return halted
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
@@ -225,7 +227,15 @@ def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
         print(f"error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
         print("the same command with the same hydra.sweep.dir goes on", file=sys.stderr)
         return 1
-    return _outcome(missing, [result.return_value for result in results])
+    return _outcome(missing, [result.return_value for result in results]) or halted
+
+
+def _name_halted(runs: Iterable[Run]) -> int:
+    """Say of complete runs which seeds stopped learning; returns the exit status."""
+    lines = [f"{run.config.run_dir}: {seed}" for run in runs for seed in read_halted(Path(str(run.config.run_dir)))]
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if lines else 0
 
 
 def _stop(number: int) -> NoReturn:

@@ -137,14 +137,17 @@ class Sweep:
 
     def __init__(self, runs: list[Run], folder: Path, jobs: int) -> None:
         from mtrl_conic.continuation import Stage, look
+        from mtrl_conic.seed_watch import read_halted
 
         self.waiting = [run for run in runs if look(run.config) is not Stage.COMPLETE]
+        complete = [run for run in runs if run not in self.waiting]
         self.folder, self.jobs = folder, jobs
         self.running: list[Run] = []
         self.outcome = Outcome()
+        for run in complete:
+            self.outcome.failed += [f"{run.name}: {halted}" for halted in read_halted(Path(str(run.config.run_dir)))]
         self.stopped = Signals(self._stop)
-        complete = len(runs) - len(self.waiting)
-        print(f"sweep folder: {folder} ({len(runs)} runs, {complete} of them complete)", flush=True)
+        print(f"sweep folder: {folder} ({len(runs)} runs, {len(complete)} of them complete)", flush=True)
 
     def run(self) -> int:
         """Returns the exit status."""

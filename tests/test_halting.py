@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TOY, records, run_command
+from conftest import TOY, environment, records, run_command
 
 import mtrl_conic.trainer
 from mtrl_conic.checkpoint import NEWEST, Start, read_file
@@ -137,6 +139,34 @@ def test_a_complete_run_with_a_halted_seed_says_so_each_time(tmp_path):
         process = run_command(*again, cwd=tmp_path)
         assert process.returncode == 1
         assert "error: seed 2 stopped learning at step 130" in process.stderr
+
+
+def test_a_sweep_names_the_halted_seeds_of_its_complete_runs(tmp_path):
+    """Each time: what is complete is not looked at by a run any more."""
+    arguments = [*TOY, "env.workers=0", "steps_per_task=200"]
+    for folder in ("s/conicgrad/seed_2", "m/combiner=conicgrad,seeds=[2]"):
+        run = tmp_path / folder
+        config = compose_config([*arguments, "combiner=conicgrad", "seeds=[2]", f"run_dir={run}"])
+        train(config)
+        halted = [{"step": 130, "seed": 2, "network": "critic", "cause": "the gradient"}]
+        (run / "halted.json").write_text(json.dumps(halted))
+    commands = (
+        ["mtrl_conic.sweep", "conicgrad", "2", "s", *arguments],
+        ["mtrl_conic.train", "-m", *arguments, "combiner=conicgrad", "seeds=[2]", "hydra.sweep.dir=m"],
+    )
+    for command in commands:
+        process = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert "1 of them complete" in process.stdout, process.stderr
+        assert "seed 2 stopped learning at step 130: critic: the gradient is not finite" in process.stderr
+        assert process.returncode == 1
 
 
 def test_a_huge_loss_is_warned_of_once(tmp_path, capsys):
