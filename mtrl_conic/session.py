@@ -100,8 +100,10 @@ def resume(config: TrainConfig, stopped: Signals, partial: bool = False) -> int:
         ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove.
     """
     run_dir = Path(str(config.run_dir))
-    unsure = not Checkpoints(run_dir / "checkpoints").steps()
-    if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
+    checkpoints = Checkpoints(run_dir / "checkpoints")
+    if not checkpoints.steps() and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
+        if checkpoints.folder.is_dir():
+            raise ConfigError(f"resume={run_dir}: no usable checkpoint in {checkpoints.folder}")
         return _leave(config)
     return train(config, True, stopped, partial)
 
