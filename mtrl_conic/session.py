@@ -110,12 +110,14 @@ def resume(config: TrainConfig, stopped: Signals, started: float | None = None, 
             the step asked for.
     """
     run_dir = Path(str(config.run_dir))
-    steps = Checkpoints(run_dir / "checkpoints").steps()
+    checkpoints = Checkpoints(run_dir / "checkpoints")
+    steps = checkpoints.steps()
     if start.step is not None and start.step not in steps:
         there_are = ", ".join(map(str, sorted(steps))) or "none"
         raise ConfigError(f"resume_from={start.step}: no such checkpoint; there are those of step {there_are}")
-    unsure = not steps
-    if unsure and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
+    if not steps and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
+        if checkpoints.folder.is_dir():
+            raise ConfigError(f"resume={run_dir}: no usable checkpoint in {checkpoints.folder}")
         return _leave(config)
     return train(config, True, stopped, started, start)
 
