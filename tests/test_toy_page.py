@@ -33,7 +33,8 @@ def table(headings, rows):
 
 def cell(row):
     hit = "never" if row["first_hit"] is None else f"{row['first_hit']:,}"
-    return f"{hit} ({row['excess']:.2f})"
+    excess = f"{row['excess']:.2f}".replace("-0.00", "0.00")  # the minimum is known to four decimals
+    return f"{hit} ({excess})"
 
 
 def page():
