@@ -1,37 +1,60 @@
-"""The table of docs/toy.md is that of docs/results/toy.json; `python tests/test_toy_page.py` rewrites it."""
+"""The tables of docs/toy.md are those of two records in docs/results; `python tests/test_toy_page.py` rewrites them."""
 
 import json
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, RECORD = DOCS / "toy.md", DOCS / "results" / "toy.json"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+CONIC_RECORD = RECORD.with_name("toy_conicgrad.json")
+CONIC_BEGIN, CONIC_END = "<!-- conicgrad: begin -->", "<!-- conicgrad: end -->"
 
 
 def render(record):
     """A row per method, a column a start: first hit and, in brackets, the excess at the end."""
-    methods = record["methods"]
-    starts = [row["start"] for row in next(iter(methods.values()))["starts"]]
-    lines = ["| `combiner=` | " + " | ".join("({:g}, {:g})".format(*start) for start in starts) + " |"]
-    lines.append("|---" * (len(starts) + 1) + "|")
-    for name, method in methods.items():
-        lines.append(f"| `{name}` | " + " | ".join(map(cell, method["starts"])) + " |")
+    return table(["`combiner=`"], {(f"`{name}`",): method["starts"] for name, method in record["methods"].items()})
+
+
+def render_conicgrad(record):
+    """The same, a row per descent: two scales, two cones, the iteration and the exact solution."""
+    rows = {(f"{run['scale']:g}", f"{run['c']:g}", f"`{run['combiner']}`"): run["starts"] for run in record["descents"]}
+    return table(["scale", "c", "`combiner=`"], rows)
+
+
+def table(headings, rows):
+    starts = [row["start"] for row in next(iter(rows.values()))]
+    cells = [*headings, *("({:g}, {:g})".format(*start) for start in starts)]
+    lines = ["| " + " | ".join(cells) + " |", "|---" * len(cells) + "|"]
+    lines += ["| " + " | ".join([*names, *map(cell, found)]) + " |" for names, found in rows.items()]
     return "\n".join(lines)
 
 
 def cell(row):
     hit = "never" if row["first_hit"] is None else f"{row['first_hit']:,}"
-    return f"{hit} ({row['excess']:.2f})"
+    excess = f"{row['excess']:.2f}".replace("-0.00", "0.00")  # the minimum is known to four decimals
+    return f"{hit} ({excess})"
 
 
-def page(record):
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{render(record)}\n\n{END}{after}"
+def page():
+    first = with_table(PAGE.read_text(), BEGIN, END, render(json.loads(RECORD.read_text())))
+    return with_table(first, CONIC_BEGIN, CONIC_END, render_conicgrad(json.loads(CONIC_RECORD.read_text())))
 
 
-def test_the_table_is_that_of_the_record():
-    assert PAGE.read_text() == page(json.loads(RECORD.read_text()))
+def with_table(text, begin, end, lines):
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{lines}\n\n{end}{rest.partition(end)[2]}"
+
+
+def test_the_tables_are_those_of_the_records():
+    assert PAGE.read_text() == page()
+
+
+def test_both_conicgrads_reach_the_minimum_in_every_case():
+    descents = json.loads(CONIC_RECORD.read_text())["descents"]
+    assert len(descents) == 8
+    assert all(row["first_hit"] is not None and row["excess"] < 0.02 for run in descents for row in run["starts"])
 
 
 def test_the_record_has_every_method():
@@ -39,10 +62,11 @@ def test_the_record_has_every_method():
     assert set(json.loads(RECORD.read_text())["methods"]) == yamls
 
 
-def test_conicgrad_reaches_the_minimum_from_every_start_and_stays():
-    rows = json.loads(RECORD.read_text())["methods"]["conicgrad"]["starts"]
+@pytest.mark.parametrize("name", ["conicgrad", "conicgrad_exact"])
+def test_conicgrad_reaches_the_minimum_from_every_start_and_stays(name):
+    rows = json.loads(RECORD.read_text())["methods"][name]["starts"]
     assert all(row["first_hit"] is not None and row["excess"] < 0.02 for row in rows)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(json.loads(RECORD.read_text())))
+    PAGE.write_text(page())

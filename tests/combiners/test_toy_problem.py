@@ -59,13 +59,20 @@ def test_conicgrad_descends_in_the_cone(c):
     assert descent.smallest_cosine.min() >= c - 1e-5
 
 
+def test_an_exact_conicgrad_descends_in_the_cone():
+    descent = descend(ConicGrad(c=0.5, weights="exact"), toy.STARTS, 0.1, 300)
+    assert (descent.excess[-1] < descent.excess[0]).all()
+    assert descent.smallest_cosine.min() >= 0.5 - 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("weights", ["adam", "exact"])
 @pytest.mark.parametrize("c", [0.25, 0.5])
 @pytest.mark.parametrize("scale", [0.1, 1.0])
-def test_conicgrad_reaches_the_minimum_and_stays(c, scale):
+def test_conicgrad_reaches_the_minimum_and_stays(c, scale, weights):
     """Figure 1 of arXiv 2502.00217: all five starts, 50,000 steps."""
-    descent = descend(ConicGrad(c=c, gamma=0.001), toy.STARTS, scale, 50_000)
+    descent = descend(ConicGrad(c=c, gamma=0.001, weights=weights), toy.STARTS, scale, 50_000)
     print("first hits", descent.first_hit.tolist())
     assert (descent.first_hit >= 0).all()
     assert (descent.excess[-1000:] < TOLERANCE).all()
