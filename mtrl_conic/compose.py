@@ -54,12 +54,13 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
     return config
 
 
-def resume_config(folder: str, overrides: Sequence[str]) -> TrainConfig:
-    """The stored settings of a run with the changes that `CHANGEABLE` allows.
+def resume_config(folder: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:
+    """The stored settings of a run with the changes that `CHANGEABLE` allows; `config_dirs` need only exist.
 
     Raises:
         ConfigError: the stored settings cannot be read, or an override differs from them elsewhere.
     """
+    search_path(config_dirs)
     run_dir = _folder("resume", folder)
     stored = load_stored(run_dir)
     with _named(f"resume={run_dir}: config.yaml"):

@@ -127,7 +127,10 @@ def _clear(run_dir: Path) -> None:
 
 
 def _check_same(config: TrainConfig, run_dir: Path) -> None:
-    stored, wanted = (dict(_flat(asdict(each))) for each in (typed(load_stored(run_dir)), config))
+    before = typed(load_stored(run_dir))
+    if before.combiner.get("_target_") != config.combiner.get("_target_"):
+        raise ConfigError(f"{run_dir}: {refusal('combiner', config.combiner_name, before.combiner_name)}")
+    stored, wanted = (dict(_flat(asdict(each))) for each in (before, config))
     for key in [*wanted, *(key for key in stored if key not in wanted)]:
         compared = key != "run_dir" and not key.startswith("choices.") and not is_changeable(key)
         if compared and stored.get(key) != wanted.get(key):

@@ -105,7 +105,7 @@ def _run(command: _Command, started: float) -> int:
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
         start = Start(command.resume_from, command.replay is not None)
-        config = resume_config(command.resume, command.overrides)
+        config = resume_config(command.resume, command.overrides, command.config_dirs)
         check_length(config, start.step)
         return resume(config, stopped, started, start)
     config = compose_config(command.overrides, command.config_dirs)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TOY, environment, run_command
+from conftest import TOY, environment, run_command, train_here
 
 pytestmark = pytest.mark.xdist_group("bad_input")  # one worker, as the answers of all cases are computed once
 
@@ -286,6 +286,67 @@ def test_settings_of_wandb(mode, words, tmp_path):
 
 def test_resume_refuses_a_misspelt_key(finished):
     refuse(finished, "step_per_task=300", words=["step_per_task"])
+
+
+OTHER_COMMANDS = {
+    "evaluate: no run": ("evaluate", ["run="], ["run=", "empty"]),
+    "evaluate: episodes beyond counting": ("evaluate", ["run=RUN", "episodes=1e300"], ["episodes=1e300", "at most"]),
+    "evaluate: seed of thousands of digits": ("evaluate", ["run=RUN", "seeds=" + "9" * 5000], ["seeds="]),
+    "evaluate: output of too long a name": ("evaluate", ["run=RUN", "out=" + "x" * 5000], ["out=", "too long"]),
+    "evaluate: device of thousands of digits": ("evaluate", ["run=RUN", "device=cuda:" + "9" * 5000], ["device="]),
+    "report: output of too long a name": ("report.__main__", ["runs=RUN", "out=" + "x" * 5000], ["out=", "too long"]),
+    "report: runs of too long a name": ("report.__main__", ["runs=" + "x" * 5000, "out=new"], ["runs="]),
+    "report: no output": ("report.__main__", ["runs=RUN", "out="], ["out=", "empty"]),
+    "toy: a value that refers to nothing": (
+        "toy.__main__",
+        ["--steps=1", "--out=new", "--overrides", "conicgrad.c=${x}"],
+        ["conicgrad.c=${x}", "not found"],
+    ),
+    "toy: steps of thousands of digits": ("toy.__main__", ["--out=new", "--steps=" + "9" * 5000], ["--steps"]),
+    "toy: a record that is a folder": ("toy.__main__", ["--steps=1", "--out=new", "--json=."], ["--json .", "folder"]),
+    "benchmark: mt1, which needs a task": ("benchmark.__main__", ["--env=mt1"], ["--env", "mt10"]),
+    "benchmark: seeds of thousands of digits": ("benchmark.__main__", ["--seeds=" + "9" * 5000], ["--seeds"]),
+    "benchmark: a record that is a folder": ("benchmark.__main__", ["--json=."], ["--json .", "folder"]),
+    "benchmark: a record that cannot be written": ("benchmark.__main__", ["--json=/proc/x"], ["/proc/x"]),
+    "benchmark: a record of too long a name": ("benchmark.__main__", ["--json=" + "x" * 5000], ["too long"]),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_COMMANDS)
+def test_other_commands(name, finished, tmp_path, monkeypatch, capsys):
+    import importlib
+    import signal
+
+    module, arguments, words = OTHER_COMMANDS[name]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.chdir(tmp_path)
+    before = set(finished.rglob("*"))
+    try:
+        status = importlib.import_module(f"mtrl_conic.{module}").main(
+            [a.replace("RUN", str(finished)) for a in arguments]
+        )
+    except SystemExit as reason:  # argparse's
+        status = reason.code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    answer = capsys.readouterr()
+    check(status, answer.out, answer.err, words)
+    assert not list(tmp_path.iterdir())
+    assert set(finished.rglob("*")) == before
+
+
+def test_the_largest_seed_trains_and_acts(tmp_path):
+    import numpy as np
+
+    from mtrl_conic.evaluate import main as evaluate
+    from mtrl_conic.policy import load_policy
+
+    seed = 2**64 - 1
+    run = train_here(*TOY, "combiner=rlw", f"seeds=[{seed}]", "steps_per_task=100", f"run_dir={tmp_path / 'run'}")
+    policy = load_policy(run, seed=seed)
+    assert policy(np.zeros(6), 0, deterministic=False).shape == (2,)
+    assert evaluate([f"run={run}", "episodes=1"]) == 0
 
 
 def test_missing_checkpoint(finished, tmp_path):

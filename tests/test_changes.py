@@ -69,6 +69,16 @@ def test_runs_of_versions_that_stored_no_choices(run):
     assert main([*ARGUMENTS, f"run_dir={run}", "resume=auto"]) == 0
 
 
+def test_another_combiner_is_refused_by_name(run, capsys):
+    assert main([*ARGUMENTS, "combiner=aligned_mtl", f"run_dir={run}", "resume=auto"]) == 2
+    assert "combiner=aligned_mtl: cannot change on resume, the run has imtl_g" in capsys.readouterr().err
+
+
+def test_a_folder_of_settings_must_be_there_on_resume_too(run, capsys):
+    assert main([f"resume={run}", "--config-dir", "nowhere"]) == 2
+    assert "--config-dir nowhere: no such folder" in capsys.readouterr().err
+
+
 def test_experiments_are_compared(tmp_path):
     config = compose_config(["experiment=smoke", "env=toy"])
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")

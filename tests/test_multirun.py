@@ -231,6 +231,17 @@ BAD = {
     "misspelt key": (["step_per_task=1,2"], ["step_per_task", "steps_per_task"]),
     "unknown sweeper": (["hydra/sweeper=mars"], ["hydra/sweeper=mars"]),
     "folder that cannot be made": (["hydra.sweep.dir=/proc/x"], ["/proc/x"]),
+    "null in the list": (["combiner=ls,null"], ["combiner=null", "conicgrad"]),
+    "seeds without brackets": (["seeds=0,1"], ["seeds=0", "seeds=[0]"]),
+    "Hydra's own folder": (["hydra.run.dir=x"], ["hydra.run.dir=x", "hydra.sweep.dir"]),
+    "no folder": (["hydra.sweep.dir="], ["hydra.sweep.dir=", "empty"]),
+    "folder as null": (["hydra.sweep.dir=null"], ["hydra.sweep.dir=null"]),
+    "folder of too long a name": (["hydra.sweep.dir=" + "x" * 5000], ["hydra.sweep.dir", "too long"]),
+    "folder that refers to nothing": (["hydra.sweep.dir=${HOME}"], ["hydra.sweep.dir", "HOME", "${oc.env:NAME}"]),
+    "launcher as null": (["hydra/launcher=null"], ["hydra/launcher=null"]),
+    "launcher's settings as null": (["hydra.launcher=null"], ["hydra.launcher=null"]),
+    "misspelt setting of the combiner": (["combiner.cc=1,2"], ["combiner.cc", "combiner.c?"]),
+    "no combiner of that pattern": (["combiner=glob(zz*)"], ["combiner=glob(zz*)"]),
     "no slurm here": (["hydra/launcher=submitit_slurm"], ["submitit_slurm", "srun"]),
 }
 

@@ -160,6 +160,12 @@ BAD = {
     "bad setting": (["ls", "0", "new", "env=toy", "batch_size_per_task=0"], ["batch_size_per_task=0"]),
     "its own setting": (["ls", "0", "new", "env=toy", "seeds=[3]"], ["seeds=[3]"]),
     "unknown option": (["ls", "0", "new", "--fast"], ["--fast"]),
+    "no combiner but null": (["null", "0", "new", "env=toy"], ["combiner=null", "conicgrad"]),
+    "one seed spelt twice": (["ls", "00 0", "new", "env=toy"], ["00"]),
+    "folder without a name": (["ls", "0", "", "env=toy"], ["folder", "empty"]),
+    "folder that cannot be made": (["ls", "0", "/proc/x", "env=toy"], ["/proc/x", "cannot be written"]),
+    "folder of too long a name": (["ls", "0", "x" * 5000, "env=toy"], ["too long"]),
+    "jobs beyond counting": (["ls", "0", "new", "env=toy", "jobs=" + "9" * 5000], ["jobs="]),
 }
 
 
