@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from mtrl_conic.checkpoint import RunLocked, lock
 from mtrl_conic.config import ConfigError, TrainConfig
 from mtrl_conic.runtime import provenance, set_matmul_precision
+from mtrl_conic.threads import recorded_threads, threads_of
 
 
 @contextmanager
@@ -36,13 +38,21 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
         raise ConfigError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from error
     try:
         config.run_dir = str(run_dir)
-        if config.threads is not None:  # before provenance records them
-            torch.set_num_threads(config.threads)
+        _set_threads(config, run_dir)  # before provenance records them
         set_matmul_precision(config.matmul_precision, config.torch_device())
         _record(config, run_dir)
         yield run_dir
     finally:
         os.close(descriptor)
+
+
+def _set_threads(config: TrainConfig, run_dir: Path) -> None:
+    before, threads = recorded_threads(run_dir), threads_of(config, run_dir)
+    if config.threads is None and config.torch_device().type == "cpu" and before not in (None, threads):
+        print(
+            f"note: threads={threads}, and {before} before, as there are fewer cores: rounding differs", file=sys.stderr
+        )
+    torch.set_num_threads(threads)
 
 
 def _fresh_name(config: TrainConfig) -> Path:

@@ -17,7 +17,7 @@ LEVELS = [
     {"continuation"},
     {"trainer", "run_folder", "policy", "video", "evaluation_record"},
     {"actors", "video_frames"},
-    {"compose", "arguments"},
+    {"compose", "arguments", "threads"},
     {"config", "logging", "checkpoint", "metrics", "steps"},
     {"agent", "backward", "evaluation", "wandb_logging"},
     {"learner"},
