@@ -27,6 +27,7 @@ from mtrl_conic.evaluation_record import facts, heading, method, results, table
 from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.runtime import set_matmul_precision
 from mtrl_conic.signals import Signals
+from mtrl_conic.threads import threads_of
 from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 from mtrl_conic.video_frames import Clip
 
@@ -121,7 +122,7 @@ def _run(options: dict[str, Any], stopped: Signals) -> None:
     _check_output(out)
     spec, episodes = make_spec(config.env), options["episodes"]
     backend, folder = _check_video(options, config, spec, run)
-    _compute_as_in_training(config)
+    _compute_as_in_training(config, run)
     record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
     print(heading(record), flush=True)
     tape = Tape(act, options["video_goals"] if options["video"] else (), spec.horizon)
@@ -194,10 +195,9 @@ def _choose_device(config: TrainConfig, device: str | None) -> None:
         config.device = "auto"
 
 
-def _compute_as_in_training(config: TrainConfig) -> None:
+def _compute_as_in_training(config: TrainConfig, run: Path) -> None:
     """For the same bits."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(threads_of(config, run))
     set_matmul_precision(config.matmul_precision, config.torch_device())
 
 

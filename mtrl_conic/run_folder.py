@@ -19,6 +19,7 @@ from mtrl_conic.checkpoint import RunLocked, lock
 from mtrl_conic.config import ConfigError, TrainConfig
 from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.runtime import provenance, set_matmul_precision
+from mtrl_conic.threads import recorded_threads, threads_of
 
 
 @contextmanager
@@ -43,8 +44,7 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
         raise ConfigError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from error
     try:
         config.run_dir = str(run_dir)
-        if config.threads is not None:  # before provenance records them
-            torch.set_num_threads(config.threads)
+        _set_threads(config, run_dir)  # before provenance records them
         set_matmul_precision(config.matmul_precision, config.torch_device())
         try:
             _record(config, run_dir)
@@ -55,6 +55,15 @@ def open_run(config: TrainConfig, resume: bool) -> Iterator[Path]:
         yield run_dir
     finally:
         os.close(descriptor)
+
+
+def _set_threads(config: TrainConfig, run_dir: Path) -> None:
+    before, threads = recorded_threads(run_dir), threads_of(config, run_dir)
+    if config.threads is None and config.torch_device().type == "cpu" and before not in (None, threads):
+        print(
+            f"note: threads={threads}, and {before} before, as there are fewer cores: rounding differs", file=sys.stderr
+        )
+    torch.set_num_threads(threads)
 
 
 def _fresh_name(config: TrainConfig) -> Path:
@@ -78,7 +87,7 @@ def _record(config: TrainConfig, run_dir: Path) -> None:
 
 def _note_threads(config: TrainConfig, pieces: list[dict[str, Any]]) -> None:
     """Say of a run that goes on with other threads that it is not that of one without the interruption."""
-    if len(pieces) < 2 or not isinstance(pieces[-2], dict):
+    if config.threads is None or len(pieces) < 2 or not isinstance(pieces[-2], dict):
         return
     before, now = (piece.get("torch_threads") for piece in pieces[-2:])
     if before is not None and before != now and config.torch_device().type == "cpu":

@@ -31,6 +31,7 @@ settings (default)
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)
+  threads=N                      of the updates on the CPU (by the size of their work, at most the cores)
   max_wall_seconds=N             stop with a checkpoint so long after the command was started
   matmul_precision=highest|high|medium (highest; high is TF32 on a GPU)
   logger=wandb (null)            Weights & Biases beside TensorBoard and the records

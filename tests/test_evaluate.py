@@ -313,3 +313,12 @@ def test_while_the_run_is_trained(tmp_path):
         process.kill()
         process.wait()
     assert min(steps) > 0
+
+
+def test_with_the_threads_that_the_training_had(run, monkeypatch):
+    """A run that was given no number has the one that its provenance names."""
+    monkeypatch.setattr("mtrl_conic.threads.available_cores", lambda: 4)
+    config, provenance = run / "config.yaml", run / "provenance.json"
+    config.write_text(config.read_text().replace("threads: 1", "threads: null"))
+    provenance.write_text(provenance.read_text().replace('"torch_threads": 1', '"torch_threads": 2'))
+    assert evaluation(run, "episodes=1")["provenance"]["torch_threads"] == 2

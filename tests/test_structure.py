@@ -17,7 +17,7 @@ LEVELS = [
     {"continuation"},
     {"trainer", "run_folder", "policy", "video", "evaluation_record"},
     {"actors", "video_frames", "seed_watch"},
-    {"compose", "arguments"},
+    {"compose", "arguments", "threads"},
     {"explain"},
     {"overrides"},
     {"config", "logging", "checkpoint", "metrics", "steps"},

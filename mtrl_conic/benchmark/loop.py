@@ -17,6 +17,7 @@ from mtrl_conic.benchmark.timing import in_a_process, in_turns, peak_gib, wait_f
 from mtrl_conic.compose import compose_config
 from mtrl_conic.evaluation import evaluate
 from mtrl_conic.runtime import set_matmul_precision
+from mtrl_conic.threads import threads_of
 from mtrl_conic.trainer import Trainer
 
 _WARM_UP = 200  # random steps, so that there is something to sample
@@ -56,6 +57,7 @@ def benchmark_loop(options: Options) -> list[dict[str, Any]]:
 def measure(overrides: Sequence[str], rounds: int) -> dict[str, Any]:
     """One row."""
     config = compose_config([*overrides, f"warmup_steps={_WARM_UP}", f"steps_per_task={_FULL_LENGTH}"])
+    torch.set_num_threads(threads_of(config))
     set_matmul_precision(config.matmul_precision, config.torch_device())
     steps = max(_STEPS // len(config.seeds), 4)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,6 +75,7 @@ def measure(overrides: Sequence[str], rounds: int) -> dict[str, Any]:
     return _row(config.eval.every, {key: value / steps for key, value in seconds.items()}, evaluation) | {
         "seeds": len(config.seeds),
         "workers": config.workers,
+        "threads": torch.get_num_threads(),
         **memory,
     }
 

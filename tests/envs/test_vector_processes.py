@@ -161,6 +161,18 @@ def test_an_interrupted_receive_may_be_called_again(tmp_path):
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_workers_compute_with_one_thread(monkeypatch):
+    """Besides it there is the thread that looks after the parent."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "4")
+    with VectorEnv(ToySpec(), [0], workers=1) as vector:
+        vector.reset()
+        steps(vector, 1)
+        status = Path(f"/proc/{pids(vector)[0]}/status").read_text()
+    assert "Threads:\t2\n" in status
+
+
 def test_workers_leave_signals_to_their_parent():
     """Some send them to all processes of a job, and the parent wants the state for its checkpoint."""
     with VectorEnv(ToySpec(), [0], workers=2) as vector:
