@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
-from mtrl_conic.combiners.solvers import min_norm_weights, project_to_simplex
+from mtrl_conic.combiners.solvers import min_norm_weights, project_to_simplex, times
 
 _LR, _MOMENTUM = 10, 0.5  # of the authors' inner solve
 
@@ -75,7 +75,7 @@ class SDMGrad(SolverCombiner):
         task_weights = self.state["task_weight"]
         velocity = torch.zeros_like(task_weights)
         for _ in range(iterations):
-            slope = torch.baddbmm(mean_products.unsqueeze(-1), gramian, task_weights.unsqueeze(-1)).squeeze(-1)
+            slope = mean_products + times(gramian, task_weights.unsqueeze(-1)).squeeze(-1)
             velocity = _MOMENTUM * velocity + slope
             task_weights = project_to_simplex(task_weights - _LR * velocity)
         return self.state["task_weight"].copy_(task_weights).clone()

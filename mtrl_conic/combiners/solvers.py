@@ -53,6 +53,15 @@ def may_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def times(matrix: Tensor, column: Tensor) -> Tensor:
+    """The product of matrices [S, n, K] and columns [S, K, 1], to the same bits for any number of seeds.
+
+    The library's takes another routine for one matrix than for several. Some methods amplify such a difference without
+    bound, and a seed would learn otherwise alone than among others.
+    """
+    return (matrix * column.mT).sum(-1, keepdim=True)
+
+
 def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, ridge: float = _RIDGE) -> Tensor:
     """Find v > 0 with v ∘ (Cv + q) = t, for S problems at once.
 
@@ -78,9 +87,10 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
     for _ in range(ITERATIONS):
         products = value * slack
         middle = (products.mean(1, keepdim=True) * shrink).clamp_min_(target) if target < 1 else target
-        missing = middle - value * torch.baddbmm(offset, matrix, value)
+        missing = middle - value * (offset + times(matrix, value))
         if looking:
-            settled = (missing.abs().amax(1, keepdim=True) <= near) & torch.as_tensor(middle == target)
+            now = (missing.abs().amax(1, keepdim=True) <= near) & torch.as_tensor(middle == target)
+            settled = now if settled is None else settled | now
             if bool(settled.all()):
                 break
         system = matrix * value * value.mT
@@ -88,12 +98,15 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
         step = solve(system, missing)
         slack_step = middle / products - 1 - step
         length = step_length(torch.minimum(step, slack_step))
-        if settled is not None:
-            length = length * ~settled  # a seed's result does not depend on how long the others take
         shrink = (1 - length).square_().clamp_min_(_SHRINK)
-        value = value * (1 + length * step)
-        slack = slack * (1 + length * slack_step)
+        value = unless(settled, value * (1 + length * step), value)
+        slack = unless(settled, slack * (1 + length * slack_step), slack)
     return value
+
+
+def unless(settled: Tensor | None, moved: Tensor, kept: Tensor) -> Tensor:
+    """The old values of problems [S, 1, 1] that are settled: their result does not depend on how long others take."""
+    return moved if settled is None else torch.where(settled, kept, moved)
 
 
 def solve(matrix: Tensor, *sides: Tensor) -> Tensor:
@@ -132,8 +145,8 @@ def min_norm_weights(gramian: Tensor) -> SimplexSolution:
     lengths = torch.where(present, norms, _ZERO_ROW * least)
     prices = (lengths.amin(-1, keepdim=True) / lengths).unsqueeze(-1)
     value = _shortest(matrix, prices)
-    slope = torch.bmm(matrix, value)
-    square = torch.bmm(value.mT, slope)
+    slope = times(matrix, value)
+    square = times(value.mT, slope)
     known = torch.maximum(square, _KNOWN * value.sum(1, keepdim=True).square())
     return SimplexSolution((prices * value).squeeze(-1), (_gap(square, slope, prices, value) / known).flatten())
 
@@ -150,34 +163,35 @@ def _shortest(matrix: Tensor, prices: Tensor) -> Tensor:
     # The prices do not change the step, which keeps pricesᵀy. The rest is for Cholesky, and for it alone.
     outer = matrix + prices * prices.mT + 1e-14 * torch.eye(num_tasks, dtype=matrix.dtype, device=matrix.device)
     value = 1 / prices.sum(1, keepdim=True).expand_as(prices)
-    slope = torch.bmm(matrix, value)
-    square = torch.bmm(value.mT, slope)
+    slope = times(matrix, value)
+    square = times(value.mT, slope)
     # y_i times the multiplier of y_i ≥ 0
     products = (_START / num_tasks * square).clamp_min(_LEAST_GAP / num_tasks).expand_as(prices)
     shrink: Tensor | float = _SHRINK
+    settled = None
     for _ in range(ITERATIONS):
         floor = (_GAP * square).clamp_min_(_LEAST_GAP)
-        settled = (_gap(square, slope, prices, value) <= 2 * floor) if may_look(matrix) else None
-        if settled is not None and bool(settled.all()):
-            break
+        if may_look(matrix):
+            now = _gap(square, slope, prices, value) <= 2 * floor
+            settled = now if settled is None else settled | now
+            if bool(settled.all()):
+                break
         target = torch.maximum(products.mean(1, keepdim=True) * shrink, floor / num_tasks)
         spent = prices * value
         system = outer * value * value.mT
         system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
         solved = solve(system, slope * value - target, spent)
-        sums = torch.bmm(spent.mT, solved)
+        sums = (spent * solved).sum(1, keepdim=True)
         step = solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]  # relative to y
         dual_step = target / products - 1 - step
         length, dual_length = step_length(step), step_length(dual_step)
         shrink = (1 - torch.minimum(length, dual_length)).square_().clamp_min_(_SHRINK)
-        if settled is not None:  # a seed's result does not depend on how long the others take
-            length = length * ~settled
         grown = 1 + length * step
         products = products * grown * (1 + dual_length * dual_step)
-        value = value * grown
-        value = value / torch.bmm(prices.mT, value)
-        slope = torch.bmm(matrix, value)
-        square = torch.bmm(value.mT, slope)
+        grown = value * grown
+        value = unless(settled, grown / times(prices.mT, grown), value)
+        slope = times(matrix, value)
+        square = times(value.mT, slope)
     return value
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import SolverCombiner
-from mtrl_conic.combiners.solvers import complementarity, cosines
+from mtrl_conic.combiners.solvers import complementarity, cosines, times
 
 
 class UPGrad(SolverCombiner):
@@ -26,7 +25,7 @@ class UPGrad(SolverCombiner):
         rows = matrix.repeat_interleave(num_tasks, 0)
         offset = matrix.reshape(-1, num_tasks, 1)
         value = complementarity(rows, offset)
-        products = torch.baddbmm(offset, rows, value)
+        products = offset + times(rows, value)
         # All complementary products are to be 0: their sum bounds what is missing in half the squared norm, which is
         # half the squared distance at least.
         gap = (value * products).sum(1) + value.sum(1) * (-products.amin(1)).clamp_min(0)
