@@ -23,16 +23,16 @@ def with_least_cosine(num_tasks, least):
 
 
 @pytest.mark.parametrize("num_tasks", [2, 10, 50])
-@pytest.mark.parametrize("least", [1, 1e-2, 3e-3, 1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("least", [1, 3e-2, 1e-2, 3e-3, 1e-4, 1e-6, 1e-8])
 def test_the_shortest_sum_follows_from_the_gramian(num_tasks, least):
     jacobian = with_least_cosine(num_tasks, least)
     double = jacobian.double()
     exact, found = double @ double.mT, gramian(jacobian)
     norms = exact.diagonal(dim1=1, dim2=2).sqrt()
     scale = norms.unsqueeze(1) * norms.unsqueeze(2)
-    assert ((found - exact).abs() <= 2e-8 * scale).all()
+    assert ((found - exact).abs() <= 1e-7 * scale).all()
     shortest = torch.linalg.eigh(exact / scale).eigenvectors[0, :, 0] / norms[0]
-    for weights in (shortest, normals(num_tasks).double(), torch.ones(num_tasks).double()):  # at worst K · 3e-5
+    for weights in (shortest, normals(num_tasks).double(), torch.ones(num_tasks).double()):
         square = (weights @ double[0]).square().sum()
         torch.testing.assert_close(weights @ found[0] @ weights, square, rtol=1e-4, atol=0)
 
@@ -45,6 +45,49 @@ def test_both_ways_are_taken():
     for row in range(5):
         assert torch.equal(together[row : row + 1], gramian(jacobian[row : row + 1])), row
     torch.testing.assert_close(together[0], products._exact_gramian(near)[0], rtol=1e-12, atol=0)
+
+
+def square_error(found, double, weights):
+    """How far the square of a weighted sum by a Gramian [K, K] is from that of the rows [K, P], relative to it."""
+    square = (weights @ double).square().sum()
+    return ((weights @ found @ weights - square) / square).abs().item()
+
+
+@pytest.mark.parametrize("num_tasks", [2, 5, 10, 50])
+@pytest.mark.parametrize("least", [1, 3e-2, 1.7e-2, 1e-2, 1e-3])
+def test_the_promise_holds_whatever_the_library_rounds(num_tasks, least, monkeypatch):
+    """Each float32 product may be wrong by 256 roundings of its terms: here in the direction that does most harm."""
+    jacobian = with_least_cosine(num_tasks, least)
+    exact = products._exact_gramian(jacobian)
+    norms = exact.diagonal(dim1=1, dim2=2).sqrt()
+    scale = norms.unsqueeze(1) * norms.unsqueeze(2)
+    shortest = torch.linalg.eigh(exact / scale).eigenvectors[0, :, 0]
+    worst = 256 * 2.0**-24 * scale * torch.outer(shortest.sign(), shortest.sign())
+    monkeypatch.setattr(products, "_fast_gramian", lambda jacobian: exact + worst)
+    found = gramian(jacobian)
+    assert square_error(found[0], jacobian[0].double(), shortest / norms[0]) <= num_tasks * 1e-3
+
+
+@pytest.mark.parametrize("kind", ["constant", "piecewise constant", "spikes"])
+@pytest.mark.parametrize("num_tasks", [2, 5, 10])
+def test_roundings_that_do_not_cancel_stay_in_the_bound(num_tasks, kind):
+    """The same rounding in each piece; where a piece begins with a large number, small ones may be lost beside it."""
+    if kind == "spikes":
+        jacobian = torch.full((num_tasks, SIZE), 2.4e-4)
+        jacobian[:, ::256] = 1 + 0.1 * torch.arange(num_tasks).unsqueeze(1)
+    else:
+        pieces = 1 if kind == "constant" else 64
+        values = normals(num_tasks, pieces)
+        jacobian = values.repeat_interleave(-(-SIZE // pieces), 1)[:, :SIZE]
+    jacobian = jacobian.unsqueeze(0)
+    exact, fast = products._exact_gramian(jacobian), products._fast_gramian(jacobian)
+    norms = exact.diagonal(dim1=1, dim2=2).sqrt()
+    scale = norms.unsqueeze(1) * norms.unsqueeze(2)
+    assert ((fast - exact).abs() <= 256 * 2.0**-24 * scale).all()
+    eigen = torch.linalg.eigh(exact / scale)
+    if eigen.eigenvalues[0, 0] > 1e-9:
+        shortest = eigen.eigenvectors[0, :, 0] / norms[0]
+        assert square_error(gramian(jacobian)[0], jacobian[0].double(), shortest) <= num_tasks * 1e-3
 
 
 def test_numbers_that_are_none_pass_through():

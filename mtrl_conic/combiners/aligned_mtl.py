@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.combiners.solvers import symmetric_eigen
+from mtrl_conic.combiners.solvers import symmetric_eigen, times
 
 # Eigenvalues of the Gramian below this share of the largest are the rounding of float32 gradients.
 _RANK = 1e-12
@@ -42,7 +42,7 @@ class AlignedMTL(Combiner):
         roots = torch.where(used, values, 1).rsqrt() * used
         scaled = roots * self._sigma(values, used).sqrt()
         mean_parts = vectors.sum(1) / num_tasks  # Vᵀ · 1/K
-        return (vectors @ (scaled * mean_parts).unsqueeze(-1)).squeeze(-1)
+        return times(vectors, (scaled * mean_parts).unsqueeze(-1)).squeeze(-1)
 
     def _sigma(self, values: Tensor, used: Tensor) -> Tensor:
         """The common eigenvalue [S, 1]; 1 where all gradients are 0."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.cagrad_solver import minimize_linear_plus_norm
+from mtrl_conic.combiners.solvers import times
 
 _NEGLIGIBLE = 1e-7  # a ‖g_0‖ below this share of max ‖g_i‖ is the rounding of float32 gradients
 _MOMENTUM, _MARGIN = 0.5, 1e-4  # of the authors' inner solve
@@ -77,15 +78,15 @@ class CAGrad(SolverCombiner):
         best_weights, best_norm = logits, radius
         for _ in range(iterations + 1):
             task_weights = logits.softmax(1)
-            products = torch.bmm(gramian, task_weights)
-            norm = (torch.bmm(task_weights.mT, products) + _MARGIN).sqrt_()
-            value = torch.bmm(task_weights.mT, along) + radius * norm
+            products = times(gramian, task_weights)
+            norm = (times(task_weights.mT, products) + _MARGIN).sqrt_()
+            value = times(task_weights.mT, along) + radius * norm
             better = value < best
             best = torch.where(better, value, best)
             best_weights = torch.where(better, task_weights, best_weights)
             best_norm = torch.where(better, norm, best_norm)
             slope = along + radius * products / norm
-            slope = task_weights * (slope - torch.bmm(task_weights.mT, slope))
+            slope = task_weights * (slope - times(task_weights.mT, slope))
             velocity = _MOMENTUM * velocity + slope
             logits = logits - lr * velocity
         return self._weights(best_weights.squeeze(-1), (radius / (best_norm + _MARGIN) * best_weights).squeeze(-1))

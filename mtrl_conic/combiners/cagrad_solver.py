@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners.solvers import may_look, solve, step_length
+from mtrl_conic.combiners.solvers import may_look, solve, step_length, times, unless
 
 # Chosen over random, rank-deficient, duplicated, opposite and badly scaled Gramians of 2 to 50 tasks. All products
 # weight · multiplier start at _START / K and end near _FLOOR / K; an iteration divides them by up to 1 / _SHRINK.
@@ -57,15 +57,14 @@ def minimize_linear_plus_norm(linear: Tensor, norm: Tensor, iterations: int = 28
         dual_step = target / products - 1 - step
         length, dual_length = step_length(step), step_length(dual_step)
         dual_length = kink.reach(weights, step, dual_length)
-        if settled is not None:  # a seed's result does not depend on how long the others take
-            length, dual_length = length * ~settled, dual_length * ~settled
-        kink.follow(dual_length)
+        kink.follow(dual_length, settled)
         shrink = (1 - torch.minimum(length, dual_length)).square_().clamp_min_(_SHRINK)
         grown = 1 + length * step
         products = products * grown * (1 + dual_length * dual_step)
-        weights = weights * grown
-        weights = weights / weights.sum(1, keepdim=True)
-        settled = _settled(linear, weights, products, kink)
+        grown = weights * grown
+        weights = unless(settled, grown / grown.sum(1, keepdim=True), weights)
+        now = _settled(linear, weights, products, kink)
+        settled = now if settled is None or now is None else settled | now
         if settled is not None and bool(settled.all()):
             break
     return Solution(weights.squeeze(-1), kink.dual.squeeze(-1), _gap(linear, weights, kink).squeeze(-1))
@@ -85,7 +84,7 @@ def _newton_step(gradient: Tensor, hessian: Tensor, weights: Tensor, products: T
     matrix = (hessian + 1) * weights * weights.mT
     matrix.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
     solved = solve(matrix, gradient * weights - target, weights)
-    sums = torch.bmm(weights.mT, solved)
+    sums = (weights * solved).sum(1, keepdim=True)
     return solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]
 
 
@@ -98,31 +97,31 @@ class Kink:
 
     def expand(self, weights: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient and the symmetrised primal-dual Hessian at the weights."""
-        products = torch.bmm(self.norm, weights)
-        self.length = (torch.bmm(weights.mT, products) + rounding * rounding).sqrt_()
+        products = times(self.norm, weights)
+        self.length = (times(weights.mT, products) + rounding * rounding).sqrt_()
         self.gradient = products / self.length
-        outer = torch.bmm(self.slope, self.gradient.mT)
+        outer = self.slope * self.gradient.mT
         return self.gradient, (self.norm - 0.5 * (outer + outer.mT)) / self.length
 
     def reach(self, weights: Tensor, step: Tensor, length: Tensor) -> Tensor:
         """How far [S, 1, 1] the dual can follow the weights' relative step, up to `length`, by ‖u‖ < 1."""
         moved = weights * step
-        self.change = (weights + moved - self.dual * torch.bmm(self.gradient.mT, moved)) / self.length - self.dual
-        self.slope_change = torch.bmm(self.norm, self.change)
-        square = torch.bmm(self.change.mT, self.slope_change).clamp_min_(1e-30)
-        inner = torch.bmm(self.dual.mT, self.slope_change)
-        room = (1 - torch.bmm(self.dual.mT, self.slope)).clamp_min_(1e-14)
+        self.change = (weights + moved - self.dual * times(self.gradient.mT, moved)) / self.length - self.dual
+        self.slope_change = times(self.norm, self.change)
+        square = times(self.change.mT, self.slope_change).clamp_min_(1e-30)
+        inner = times(self.dual.mT, self.slope_change)
+        room = (1 - times(self.dual.mT, self.slope)).clamp_min_(1e-14)
         to_boundary = ((inner * inner + square * room).sqrt_() - inner) / square
         return torch.minimum(length, to_boundary * _REACH)
 
-    def follow(self, length: Tensor) -> None:
-        """Move the dual by that share of its step."""
-        self.dual = self.dual + length * self.change
-        self.slope = self.slope + length * self.slope_change
+    def follow(self, length: Tensor, settled: Tensor | None) -> None:
+        """Move the dual by that share of its step where a problem is not settled."""
+        self.dual = unless(settled, self.dual + length * self.change, self.dual)
+        self.slope = unless(settled, self.slope + length * self.slope_change, self.slope)
 
 
 def _gap(linear: Tensor, weights: Tensor, kink: Kink) -> Tensor:
     """The duality gap [S, 1]: the objective less what its linear lower bound attains on the simplex."""
-    square = torch.bmm(weights.mT, torch.bmm(kink.norm, weights)).clamp_min_(0)
-    value = torch.bmm(weights.mT, linear) + square.sqrt_()
+    square = times(weights.mT, times(kink.norm, weights)).clamp_min_(0)
+    value = times(weights.mT, linear) + square.sqrt_()
     return (value - (linear + kink.slope).amin(1, keepdim=True)).squeeze(-1)

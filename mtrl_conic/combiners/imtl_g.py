@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.combiners.solvers import cosines, symmetric_eigen
+from mtrl_conic.combiners.solvers import cosines, symmetric_eigen, times
 
 # Eigenvalues of the cosines below this share of the largest are the rounding of float32 gradients.
 _RANK = 1e-12
@@ -31,7 +31,7 @@ class IMTLG(Combiner):
         values, vectors = symmetric_eigen(matrix)
         inverse_values = torch.where(values > _RANK * values.amax(-1, keepdim=True), 1 / values, 0)
         ones = (norms > 0).to(norms).unsqueeze(-1)
-        solved = vectors @ (inverse_values.unsqueeze(-1) * (vectors.mT @ ones))
+        solved = times(vectors, inverse_values.unsqueeze(-1) * times(vectors.mT, ones))
         smallest = torch.where(norms > 0, norms, torch.inf).amin(-1, keepdim=True).nan_to_num(1.0, posinf=1.0)
         shares = inverse * smallest
         raw = solved.squeeze(-1) * shares

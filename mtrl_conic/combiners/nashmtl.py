@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
-from mtrl_conic.combiners.solvers import complementarity, cosines
+from mtrl_conic.combiners.solvers import complementarity, cosines, times
 
 # Without a direction that serves all tasks there is no bargaining solution: with this on the diagonal of the
 # cosines there is one, whose weights on unit gradients stay of the order of 1e5.
@@ -64,7 +64,7 @@ class NashMTL(SolverCombiner):
     def _bargain(self, gramian: Tensor) -> Tensor:
         matrix, norms, inverse = cosines(gramian)
         value = complementarity(matrix, torch.zeros_like(norms).unsqueeze(-1), target=1.0, ridge=_RIDGE)
-        products = torch.bmm(matrix, value) + _RIDGE * value
+        products = times(matrix, value) + _RIDGE * value
         self.note_residual((value * products - 1).abs().amax((1, 2)))
         largest = gramian.diagonal(dim1=1, dim2=2).amax(-1, keepdim=True).clamp_min(torch.finfo(norms.dtype).tiny)
         size = (gramian / largest.unsqueeze(-1)).square().sum((1, 2)).sqrt_().unsqueeze(-1)  # overflows otherwise

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.combiners.solvers import times
 from mtrl_conic.runtime import SeedStreams
 
 
@@ -34,7 +35,7 @@ class PCGrad(Combiner):
         inverse = 1 / norms.clamp_min(torch.finfo(norms.dtype).tiny) * (norms > 0)
         cosines = gramian * inverse.unsqueeze(1) * inverse.unsqueeze(2)
         coefficients = self._project(cosines, self._orders())
-        return torch.bmm(norms.unsqueeze(1), coefficients).squeeze(1) * inverse / norms.shape[-1]
+        return times(coefficients.mT, norms.unsqueeze(-1)).squeeze(-1) * inverse / norms.shape[-1]
 
     def _orders(self) -> Tensor:
         """The others in random order, for each task: [S, K, K − 1]."""

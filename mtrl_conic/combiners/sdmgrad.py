@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
-from mtrl_conic.combiners.solvers import min_norm_weights, project_to_simplex
+from mtrl_conic.combiners.solvers import min_norm_weights, project_to_simplex, times
 
 _LR, _MOMENTUM = 10, 0.5  # of the authors' inner solve
 
@@ -19,7 +19,7 @@ class SDMGrad(SolverCombiner):
 
     "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms", arXiv 2305.18409:
     ω minimises ½‖g_ω + λ g_0‖² on the simplex, and d = (g_ω + λ g_0)/(1 + λ). That is the shortest vector in the
-    hull of the g_i + λ g_0, which is how it is solved here, to the optimum.
+    hull of the g_i + λ g_0, which is how it is solved here, to the optimum; the residual is MGDA's of these vectors.
 
     The authors take 20 projected gradient steps (learning rate 10, momentum 0.5, gradients over their mean norm)
     from the last update's ω: `inner_iterations=20`. Their theory uses independent batches for the two gradients;
@@ -62,9 +62,9 @@ class SDMGrad(SolverCombiner):
         products = gramian.mean(-1, keepdim=True)
         mean_square = products.mean(1, keepdim=True)
         shifted = gramian + self.lamda * (products + products.mT) + self.lamda**2 * mean_square
-        # Where a row nearly vanishes, rounding must not make the sum indefinite.
-        rounding = 1e-15 * gramian.diagonal(dim1=1, dim2=2).amax(-1, keepdim=True)
-        shifted.diagonal(dim1=1, dim2=2).add_(rounding)
+        # Where g_i + λ g_0 nearly vanishes, the rounding of its terms must not make its square negative.
+        own = gramian.diagonal(dim1=1, dim2=2)
+        shifted.diagonal(dim1=1, dim2=2).add_(1e-15 * (own + self.lamda**2 * mean_square.squeeze(-1)))
         return shifted
 
     def _descend(self, gramian: Tensor, iterations: int) -> Tensor:
@@ -75,7 +75,7 @@ class SDMGrad(SolverCombiner):
         task_weights = self.state["task_weight"]
         velocity = torch.zeros_like(task_weights)
         for _ in range(iterations):
-            slope = torch.baddbmm(mean_products.unsqueeze(-1), gramian, task_weights.unsqueeze(-1)).squeeze(-1)
+            slope = mean_products + times(gramian, task_weights.unsqueeze(-1)).squeeze(-1)
             velocity = _MOMENTUM * velocity + slope
             task_weights = project_to_simplex(task_weights - _LR * velocity)
         return self.state["task_weight"].copy_(task_weights).clone()

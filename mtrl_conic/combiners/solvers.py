@@ -13,10 +13,12 @@ ITERATIONS = 40  # at most; 5 to 15 do where gradients are not degenerate
 _REACH = 0.95  # of the way to the boundary
 _SHRINK = 0.1  # of the mean product, an iteration
 _START = 0.3  # the first sum of products, as a share of the objective
-_GAP, _LEAST_GAP = 1e-6, 1e-13  # the last sum of products: a share of the objective, and the least
-_SETTLED = 1e-10  # products this near their target end the iterations
-_TARGET = 1e-9  # the product that stands for 0
-_TINY_ROW = 1e-7  # norms below this share of the largest are the rounding of float32 gradients
+_GAP, _LEAST_GAP = 1e-6, 1e-15  # the last sum of products: a share of the objective, and the least
+_SETTLED = 1e-10  # products this near a target of 1 end the iterations
+_TARGET = 1e-12  # the product that stands for 0; where both factors are to be 0, each is the root of it
+_ZERO_ROW = 1e-8  # the length of a zero gradient, as a share of the shortest other
+_ROUNDING = 1e-15  # of an inner product, as a share of the sum of its terms
+_KNOWN = 1e-9  # a squared length is known to the tolerance where it is this share of the square of its terms' sum
 # Added to the diagonal of a matrix of cosines in `complementarity`: it bounds the solution where there is none, and
 # changes an optimum of squared norm f by about 1e-12/f of itself.
 _RIDGE = 1e-12
@@ -51,6 +53,15 @@ def may_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def times(matrix: Tensor, column: Tensor) -> Tensor:
+    """The product of matrices [S, n, K] and columns [S, K, 1], to the same bits for any number of seeds.
+
+    The library's takes another routine for one matrix than for several. Some methods amplify such a difference without
+    bound, and a seed would learn otherwise alone than among others.
+    """
+    return (matrix * column.mT).sum(-1, keepdim=True)
+
+
 def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, ridge: float = _RIDGE) -> Tensor:
     """Find v > 0 with v ∘ (Cv + q) = t, for S problems at once.
 
@@ -72,12 +83,14 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
     slack = torch.ones_like(offset)
     shrink: Tensor | float = _SHRINK if target < 1 else 1.0
     looking, settled = may_look(matrix), None
+    near = _SETTLED if target == 1 else target / 10
     for _ in range(ITERATIONS):
         products = value * slack
         middle = (products.mean(1, keepdim=True) * shrink).clamp_min_(target) if target < 1 else target
-        missing = middle - value * torch.baddbmm(offset, matrix, value)
+        missing = middle - value * (offset + times(matrix, value))
         if looking:
-            settled = (missing.abs().amax(1, keepdim=True) <= _SETTLED) & torch.as_tensor(middle == target)
+            now = (missing.abs().amax(1, keepdim=True) <= near) & torch.as_tensor(middle == target)
+            settled = now if settled is None else settled | now
             if bool(settled.all()):
                 break
         system = matrix * value * value.mT
@@ -85,12 +98,15 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
         step = solve(system, missing)
         slack_step = middle / products - 1 - step
         length = step_length(torch.minimum(step, slack_step))
-        if settled is not None:
-            length = length * ~settled  # a seed's result does not depend on how long the others take
         shrink = (1 - length).square_().clamp_min_(_SHRINK)
-        value = value * (1 + length * step)
-        slack = slack * (1 + length * slack_step)
+        value = unless(settled, value * (1 + length * step), value)
+        slack = unless(settled, slack * (1 + length * slack_step), slack)
     return value
+
+
+def unless(settled: Tensor | None, moved: Tensor, kept: Tensor) -> Tensor:
+    """The old values of problems [S, 1, 1] that are settled: their result does not depend on how long others take."""
+    return moved if settled is None else torch.where(settled, kept, moved)
 
 
 def solve(matrix: Tensor, *sides: Tensor) -> Tensor:
@@ -113,24 +129,32 @@ def min_norm_weights(gramian: Tensor) -> SimplexSolution:
     """The weights of the shortest vector in the convex hull of K gradients.
 
     A primal-dual interior-point method on unit gradients: with y_i = ω_i ‖g_i‖ and a_i ∝ 1/‖g_i‖ it minimises
-    ½yᵀCy on aᵀy = 1, to 1e-6 of the optimum however unequal the gradients are.
+    ½yᵀCy on aᵀy = 1, to 1e-6 of the optimum however unequal the gradients are. Where they nearly cancel, rounding
+    decides: the squared length is known to about 1e-14 of (Σ ω_i ‖g_i‖)².
 
     Args:
         gramian: [S, K, K].
 
     Returns:
-        Weights, and the gap as a share of the squared length, or of 1e-7 of the largest squared norm where it is less.
+        Weights, and the gap as a share of the squared length, or of 1e-9 (Σ ω_i ‖g_i‖)² where that is more.
     """
-    largest = gramian.diagonal(dim1=1, dim2=2).amax(-1).clamp_min(torch.finfo(gramian.dtype).tiny)
-    gramian = gramian / largest[:, None, None]
-    norms = gramian.diagonal(dim1=1, dim2=2).sqrt().clamp_min(_TINY_ROW).unsqueeze(-1)
-    matrix = gramian / (norms * norms.mT)
-    weights = _shortest(matrix, norms.amin(1, keepdim=True) / norms) / norms
-    weights = weights / weights.sum(1, keepdim=True)
-    products = torch.bmm(gramian, weights)
-    square = (weights * products).sum(1)
-    gap = (square - products.amin(1)) / square.clamp_min(1e-7)
-    return SimplexSolution(weights.squeeze(-1), gap.squeeze(-1))
+    matrix, norms, _ = cosines(gramian)
+    present = norms > 0
+    least = torch.where(present, norms, torch.inf).amin(-1, keepdim=True)
+    least = torch.where(torch.isfinite(least), least, 1)
+    lengths = torch.where(present, norms, _ZERO_ROW * least)
+    prices = (lengths.amin(-1, keepdim=True) / lengths).unsqueeze(-1)
+    value = _shortest(matrix, prices)
+    slope = times(matrix, value)
+    square = times(value.mT, slope)
+    known = torch.maximum(square, _KNOWN * value.sum(1, keepdim=True).square())
+    return SimplexSolution((prices * value).squeeze(-1), (_gap(square, slope, prices, value) / known).flatten())
+
+
+def _gap(square: Tensor, slope: Tensor, prices: Tensor, value: Tensor) -> Tensor:
+    """What is missing [S, 1, 1] in ½yᵀCy at y, up to the rounding of the slope Cy."""
+    rounding = _ROUNDING * value.sum(1, keepdim=True)
+    return square - ((slope + rounding) / prices).amin(1, keepdim=True)
 
 
 def _shortest(matrix: Tensor, prices: Tensor) -> Tensor:
@@ -139,34 +163,35 @@ def _shortest(matrix: Tensor, prices: Tensor) -> Tensor:
     # The prices do not change the step, which keeps pricesᵀy. The rest is for Cholesky, and for it alone.
     outer = matrix + prices * prices.mT + 1e-14 * torch.eye(num_tasks, dtype=matrix.dtype, device=matrix.device)
     value = 1 / prices.sum(1, keepdim=True).expand_as(prices)
-    slope = torch.bmm(matrix, value)
-    square = torch.bmm(value.mT, slope)
+    slope = times(matrix, value)
+    square = times(value.mT, slope)
     # y_i times the multiplier of y_i ≥ 0
     products = (_START / num_tasks * square).clamp_min(_LEAST_GAP / num_tasks).expand_as(prices)
     shrink: Tensor | float = _SHRINK
+    settled = None
     for _ in range(ITERATIONS):
         floor = (_GAP * square).clamp_min_(_LEAST_GAP)
-        settled = (square - (slope / prices).amin(1, keepdim=True) <= 2 * floor) if may_look(matrix) else None
-        if settled is not None and bool(settled.all()):
-            break
+        if may_look(matrix):
+            now = _gap(square, slope, prices, value) <= 2 * floor
+            settled = now if settled is None else settled | now
+            if bool(settled.all()):
+                break
         target = torch.maximum(products.mean(1, keepdim=True) * shrink, floor / num_tasks)
         spent = prices * value
         system = outer * value * value.mT
         system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
         solved = solve(system, slope * value - target, spent)
-        sums = torch.bmm(spent.mT, solved)
+        sums = (spent * solved).sum(1, keepdim=True)
         step = solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]  # relative to y
         dual_step = target / products - 1 - step
         length, dual_length = step_length(step), step_length(dual_step)
         shrink = (1 - torch.minimum(length, dual_length)).square_().clamp_min_(_SHRINK)
-        if settled is not None:  # a seed's result does not depend on how long the others take
-            length = length * ~settled
         grown = 1 + length * step
         products = products * grown * (1 + dual_length * dual_step)
-        value = value * grown
-        value = value / torch.bmm(prices.mT, value)
-        slope = torch.bmm(matrix, value)
-        square = torch.bmm(value.mT, slope)
+        grown = value * grown
+        value = unless(settled, grown / times(prices.mT, grown), value)
+        slope = times(matrix, value)
+        square = times(value.mT, slope)
     return value
 
 

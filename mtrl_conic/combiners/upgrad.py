@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import SolverCombiner
-from mtrl_conic.combiners.solvers import complementarity, cosines
+from mtrl_conic.combiners.solvers import complementarity, cosines, times
 
 
 class UPGrad(SolverCombiner):
@@ -15,7 +14,8 @@ class UPGrad(SolverCombiner):
     "Jacobian Descent for Multi-Objective Optimization", arXiv 2406.16232: gradient i becomes the nearest vector with
     non-negative inner products with all gradients, g_i + Σ λ_j g_j with λ ≥ 0 minimising its norm. The authors'
     library adds 1e-4 to the diagonal of the normalised Gramian; here the K problems of a seed are solved on unit
-    gradients, together, with 1e-12.
+    gradients, together, with 1e-12. The residual is how far a projection may be from the nearest vector, in units of
+    its gradient's length; gradients so nearly dependent that the 1e-12 matters have one above the tolerance.
     """
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
@@ -25,9 +25,10 @@ class UPGrad(SolverCombiner):
         rows = matrix.repeat_interleave(num_tasks, 0)
         offset = matrix.reshape(-1, num_tasks, 1)
         value = complementarity(rows, offset)
-        products = torch.baddbmm(offset, rows, value)
-        # all complementary products are to be 0: their sum bounds what is missing in the squared norm
+        products = offset + times(rows, value)
+        # All complementary products are to be 0: their sum bounds what is missing in half the squared norm, which is
+        # half the squared distance at least.
         gap = (value * products).sum(1) + value.sum(1) * (-products.amin(1)).clamp_min(0)
-        self.note_residual(gap.view(-1, num_tasks).amax(-1))
+        self.note_residual((2 * gap.clamp_min(0)).sqrt().view(-1, num_tasks).amax(-1))
         added = value.view(-1, num_tasks, num_tasks) * norms.unsqueeze(-1) * inverse.unsqueeze(1)
         return (1 + added.sum(1)) / num_tasks

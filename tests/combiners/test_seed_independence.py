@@ -1,0 +1,45 @@
+"""A seed alone and among ten stays the same, update after update, also where a method amplifies rounding."""
+
+import pytest
+import torch
+from hard_matrices import METHODS, make
+from test_properties import VARIANTS, one_update
+
+SEEDS, ALONE = range(10), slice(3, 4)
+UPDATES = {10: 30, 50: 12}
+# The share of a common gradient, and columns a task: with fewer than 1 gradients are dependent and cancel somewhere.
+REGIMES = [(0.0, 4.0), (0.0, 0.4), (0.3, 4.0), (3.0, 4.0)]
+
+
+def sequence(num_tasks):
+    """Jacobians [10, K, P] and losses [10, K]."""
+    generator = torch.Generator().manual_seed(num_tasks)
+    for update in range(UPDATES[num_tasks]):
+        share, width = REGIMES[update % len(REGIMES)]
+        size = int(width * num_tasks)
+        own = torch.randn(len(SEEDS), num_tasks, size, generator=generator, dtype=torch.float64)
+        common = torch.randn(len(SEEDS), 1, size, generator=generator, dtype=torch.float64)
+        losses = torch.rand(len(SEEDS), num_tasks, generator=generator, dtype=torch.float64) + 0.5
+        yield own + share * common, losses
+
+
+def step(combiner, jacobian, gramian, losses):
+    """An update by the Gramian where one is enough: the products that make it are the library's."""
+    if combiner.requires == "gramian" and combiner.needs_jacobian():
+        return combiner.weights(gramian, losses)
+    return one_update(combiner, jacobian.clone(), losses)
+
+
+@pytest.mark.parametrize("num_tasks", UPDATES)
+@pytest.mark.parametrize(("method", "settings"), [*((name, {}) for name in METHODS), *VARIANTS])
+def test_alone_and_among_others(method, settings, num_tasks):
+    together = make(method, SEEDS, num_tasks, **settings)
+    alone = make(method, SEEDS[ALONE], num_tasks, **settings)
+    for update, (jacobian, losses) in enumerate(sequence(num_tasks)):
+        gramian = jacobian @ jacobian.mT
+        found = step(together, jacobian, gramian, losses)[ALONE]
+        expected = step(alone, jacobian[ALONE], gramian[ALONE], losses[ALONE])
+        assert (found - expected).norm() <= 1e-9 * expected.norm(), update
+        assert together.state.keys() == alone.state.keys()
+        for name, tensor in alone.state.items():
+            assert (together.state[name][ALONE] - tensor).norm() <= 1e-9 * tensor.norm(), (update, name)
