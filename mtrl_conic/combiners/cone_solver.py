@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.cagrad_solver import Kink
-from mtrl_conic.combiners.solvers import may_look, solve, step_length
+from mtrl_conic.combiners.solvers import may_look, solve, step_length, unless
 
 # As in `cagrad_solver`, but for a problem in units of the shortest gradient, in which it can be large.
 _START, _FLOOR, _SHRINK, _ROUNDING, _SETTLED = 0.3, 1e-8, 0.1, 3.0, 1e-7
@@ -110,17 +110,16 @@ def _minimize(problem: _Problem, iterations: int) -> tuple[Tensor, Tensor]:
         dual_step = target / products - 1 - step
         length, dual_length = step_length(step), step_length(dual_step)
         dual_length = kink.reach(value, step, dual_length)
-        if settled is not None:  # a seed's result does not depend on how long the others take
-            length, dual_length = length * ~settled, dual_length * ~settled
-        kink.follow(dual_length)
+        kink.follow(dual_length, settled)  # a seed's result does not depend on how long the others take
         shrink = (1 - torch.minimum(length, dual_length)).square_().clamp_min_(_SHRINK)
         grown = 1 + length * step
         products = products * grown * (1 + dual_length * dual_step)
-        value = value * grown
-        value = value / torch.bmm(prices.mT, value)
+        grown = value * grown
+        value = unless(settled, grown / torch.bmm(prices.mT, grown), value)
         objective, size = _measure(problem, value)
         if may_look(norm):
-            settled = objective - _lower_bound(problem, value, kink.slope) <= _SETTLED * size
+            now = objective - _lower_bound(problem, value, kink.slope) <= _SETTLED * size
+            settled = now if settled is None else settled | now
             if bool(settled.all()):
                 break
     return value, kink.dual
