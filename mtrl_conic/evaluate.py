@@ -214,7 +214,7 @@ def _check_output(path: Path) -> None:
     if os.path.isdir(path):
         raise ConfigError(f"out={path}: is a folder")
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
-        raise ConfigError(f"out={path.name[:30]}...: must be a shorter name, at most {_LONGEST_NAME} bytes")
+        raise ConfigError(f"out={path.name[:30]}...: the name is too long, at most {_LONGEST_NAME} bytes")
     try:
         path.exists()  # raises where the name is too long
         tempfile.TemporaryFile(dir=path.parent).close()

@@ -144,7 +144,7 @@ def test_a_complete_run_with_a_halted_seed_says_so_each_time(tmp_path):
 def test_a_sweep_names_the_halted_seeds_of_its_complete_runs(tmp_path):
     """Each time: what is complete is not looked at by a run any more."""
     arguments = [*TOY, "env.workers=0", "steps_per_task=200"]
-    for folder in ("s/conicgrad/seed_2", "m/combiner=conicgrad,seeds=[2]"):
+    for folder in ("s/conicgrad/seed_2", "m/r"):
         run = tmp_path / folder
         config = compose_config([*arguments, "combiner=conicgrad", "seeds=[2]", f"run_dir={run}"])
         train(config)
@@ -152,7 +152,15 @@ def test_a_sweep_names_the_halted_seeds_of_its_complete_runs(tmp_path):
         (run / "halted.json").write_text(json.dumps(halted))
     commands = (
         ["mtrl_conic.sweep", "conicgrad", "2", "s", *arguments],
-        ["mtrl_conic.train", "-m", *arguments, "combiner=conicgrad", "seeds=[2]", "hydra.sweep.dir=m"],
+        [
+            "mtrl_conic.train",
+            "-m",
+            *arguments,
+            "combiner=conicgrad",
+            "seeds=[2]",
+            "hydra.sweep.dir=m",
+            "hydra.sweep.subdir=r",
+        ],
     )
     for command in commands:
         process = subprocess.run(
