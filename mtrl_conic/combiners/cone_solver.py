@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.cagrad_solver import Kink
-from mtrl_conic.combiners.solvers import may_look, solve, step_length, unless
+from mtrl_conic.combiners.solvers import may_look, solve, step_length, times, unless
 
 # As in `cagrad_solver`, but for a problem in units of the shortest gradient, in which it can be large.
 _START, _FLOOR, _SHRINK, _ROUNDING, _SETTLED = 0.3, 1e-8, 0.1, 3.0, 1e-7
@@ -78,7 +78,7 @@ def best_in_cone(gramian: Tensor, cosine: float | Tensor, iterations: int = 40) 
     linear[:, -1:] = cosine
     problem = _Problem(-linear.clamp_max_(_NARROWEST), norm, prices)
     value, dual = _minimize(problem, iterations)
-    weights = torch.bmm(_shortened(norm, dual).mT, generators).squeeze(1)
+    weights = times(generators.mT, _shortened(norm, dual)).squeeze(-1)
     bound = _measure(problem, value)[0].flatten() * unit.flatten()
     return ConeSolution(weights, (prices * value)[:, :-1].squeeze(-1), bound, present, unit.flatten())
 
@@ -115,7 +115,7 @@ def _minimize(problem: _Problem, iterations: int) -> tuple[Tensor, Tensor]:
         grown = 1 + length * step
         products = products * grown * (1 + dual_length * dual_step)
         grown = value * grown
-        value = unless(settled, grown / torch.bmm(prices.mT, grown), value)
+        value = unless(settled, grown / times(prices.mT, grown), value)
         objective, size = _measure(problem, value)
         if may_look(norm):
             now = objective - _lower_bound(problem, value, kink.slope) <= _SETTLED * size
@@ -127,8 +127,8 @@ def _minimize(problem: _Problem, iterations: int) -> tuple[Tensor, Tensor]:
 
 def _measure(problem: _Problem, value: Tensor) -> tuple[Tensor, Tensor]:
     """The objective at x [S, n, 1], and what its error is relative to, at least 1: the shortest gradient; [S, 1, 1]."""
-    length = torch.bmm(value.mT, torch.bmm(problem.norm, value)).clamp_min_(0).sqrt_()
-    linear = torch.bmm(problem.linear.mT, value)
+    length = times(value.mT, times(problem.norm, value)).clamp_min_(0).sqrt_()
+    linear = times(problem.linear.mT, value)
     objective = length + linear
     return objective, torch.maximum(objective.abs().clamp_min_(1), (length - linear) * _CANCELLED)
 
@@ -151,7 +151,7 @@ def _newton_step(
     matrix.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
     spent = prices * value
     solved = solve(matrix, gradient * value - target, spent)
-    sums = torch.bmm(spent.mT, solved)
+    sums = (spent * solved).sum(1, keepdim=True)
     step = solved[..., 1:] * (sums[..., :1] / sums[..., 1:]) - solved[..., :1]
     return step.nan_to_num(0, 0, 0)  # no step where rounding leaves the matrix indefinite
 
@@ -159,4 +159,4 @@ def _newton_step(
 def _shortened(norm: Tensor, dual: Tensor) -> Tensor:
     """The same direction, to 1e-5 of its length, without the large parts of the dual that cancel."""
     damped = norm + _DAMPING * torch.eye(norm.shape[-1], dtype=norm.dtype, device=norm.device)
-    return solve(damped, torch.bmm(norm, dual))
+    return solve(damped, times(norm, dual))
