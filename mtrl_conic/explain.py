@@ -61,9 +61,13 @@ def _unknown_in(group: str, name: str, section: Mapping[str, Any], chosen: Any) 
     names = [str(each) for each in section if not str(each).startswith("_") and (group, each) != ("env", "name")]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     others = [] if close else [f"{group}={option}" for option in paths.choices(group) if name in _names(group, option)]
-    hint = f" (did you mean {group}.{close[0]}?)" if close else f"; {' and '.join(others[:3])} has it" if others else ""
+    hint = f" (did you mean {group}.{close[0]}?)" if close else f"; {_have(others[:3])}" if others else ""
     owner = f"{group}={chosen} has" if chosen else "there is"
     return f"{owner} no such setting{hint}; {'there are' if names else 'it has none'} {', '.join(names)}".rstrip()
+
+
+def _have(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} it"
 
 
 def _names(group: str, option: str) -> list[str]:
