@@ -13,8 +13,8 @@ if sys.argv[:1] == ["-m"]:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
-    from mtrl_conic.backward import MultiTaskBackward
-    from mtrl_conic.policy import load_policy
+    from mtrl_conic.gradients.backward import MultiTaskBackward
+    from mtrl_conic.policies.policy import load_policy
 
 __version__ = "0.1.0"
 __all__ = ["MultiTaskBackward", "load_policy"]
@@ -22,11 +22,11 @@ __all__ = ["MultiTaskBackward", "load_policy"]
 
 def __getattr__(name: str) -> Any:
     if name == "MultiTaskBackward":  # imported when first asked for, as it brings torch
-        from mtrl_conic.backward import MultiTaskBackward
+        from mtrl_conic.gradients.backward import MultiTaskBackward
 
         return MultiTaskBackward
     if name == "load_policy":
-        from mtrl_conic.policy import load_policy
+        from mtrl_conic.policies.policy import load_policy
 
         return load_policy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

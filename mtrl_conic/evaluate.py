@@ -15,21 +15,22 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from mtrl_conic import arguments as read
-from mtrl_conic import console
-from mtrl_conic.actors import CHECKPOINTS, Actors, read_weights, stored_config
-from mtrl_conic.config import ConfigError, TrainConfig, validate_device
 from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.evaluation import Evaluation, Interrupted, evaluate
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
-from mtrl_conic.evaluation import Evaluation, Interrupted, evaluate
-from mtrl_conic.evaluation_record import facts, heading, method, results, table
-from mtrl_conic.files import WriteError, check_disk, write_whole
-from mtrl_conic.runtime import set_matmul_precision
-from mtrl_conic.signals import Signals
-from mtrl_conic.threads import threads_of
-from mtrl_conic.video import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
-from mtrl_conic.video_frames import Clip
+from mtrl_conic.policies.actors import CHECKPOINTS, Actors, read_weights, stored_config
+from mtrl_conic.policies.record import facts, heading, method, results, table
+from mtrl_conic.runs.files import WriteError, check_disk, write_whole
+from mtrl_conic.settings import arguments as read
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.schema import TrainConfig, validate_device
+from mtrl_conic.settings.threads import threads_of
+from mtrl_conic.system import console
+from mtrl_conic.system.matmul import set_matmul_precision
+from mtrl_conic.system.signals import Signals
+from mtrl_conic.video.frames import Clip
+from mtrl_conic.video.recording import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 
 USAGE = """\
 usage: python -m mtrl_conic.evaluate run=RUN_DIR [key=value ...]

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtrl_conic import console
-from mtrl_conic.config import ConfigError, TrainConfig
-from mtrl_conic.paths import expand
-from mtrl_conic.signals import Signals
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.paths import expand
+from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.system import console
+from mtrl_conic.system.signals import Signals
 
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
@@ -103,7 +104,8 @@ def list_runs(combiners: Sequence[str], seeds: Sequence[str], folder: str, rest:
 
 
 def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Run:
-    from mtrl_conic.compose import compose_config
+    from mtrl_conic.runs.records import check_logger
+    from mtrl_conic.settings.compose import compose_config
 
     if not re.fullmatch(r"(0|[1-9]\d*)(,(0|[1-9]\d*))*", group):
         raise ConfigError(f"seeds {group}: must be numbers, such as 0 or 0,1,2 for three in one process")
@@ -111,6 +113,7 @@ def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Run:
     flags, overrides = _split(rest)
     overrides += [f"combiner={combiner}", f"seeds=[{group}]", f"run_dir={Path(folder, name)}"]
     config = compose_config(overrides, flags[1::2])
+    check_logger(config.logger)
     return Run(name, [*flags, *overrides, "resume=auto"], config)
 
 
@@ -136,8 +139,8 @@ class Sweep:
     """Runs `jobs` processes at a time until all are done or a signal comes."""
 
     def __init__(self, runs: list[Run], folder: Path, jobs: int) -> None:
-        from mtrl_conic.continuation import Stage, look
-        from mtrl_conic.seed_watch import read_halted
+        from mtrl_conic.runs.stage import Stage, look
+        from mtrl_conic.training.seed_watch import read_halted
 
         self.waiting = [run for run in runs if look(run.config) is not Stage.COMPLETE]
         complete = [run for run in runs if run not in self.waiting]
@@ -193,7 +196,7 @@ class Sweep:
             return os.open(os.devnull, os.O_WRONLY)
 
     def _ended(self, run: Run) -> None:
-        from mtrl_conic.continuation import Stage, look
+        from mtrl_conic.runs.stage import Stage, look
 
         assert run.process is not None
         status, seconds = run.process.returncode, time.monotonic() - run.started

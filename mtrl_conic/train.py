@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mtrl_conic import console
+from mtrl_conic.system import console
 
 USAGE = """\
 usage: python -m mtrl_conic.train [--config-dir DIR] [key=value ...]
@@ -54,15 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     started = time.perf_counter()  # before torch is imported, which may take seconds
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    from mtrl_conic.config import ConfigError
-    from mtrl_conic.files import WriteError
+    from mtrl_conic.runs.files import WriteError
+    from mtrl_conic.settings.errors import ConfigError
 
     try:
         command = _split(arguments)
         if command is None:
             print(_usage(), end="")
             return 0
-        from mtrl_conic.video import drawing_elsewhere
+        from mtrl_conic.video.recording import drawing_elsewhere
 
         with drawing_elsewhere():  # training draws nothing
             return _run(command, started)
@@ -87,29 +87,32 @@ class _Command:
 
 
 def _run(command: _Command, started: float) -> int:
-    from mtrl_conic.compose import compose_config, resume_config
-    from mtrl_conic.config import ConfigError
+    from mtrl_conic.settings.compose import compose_config, resume_config
+    from mtrl_conic.settings.errors import ConfigError
 
     _check_start(command)
     if command.multirun:
-        from mtrl_conic.multirun import multirun
+        from mtrl_conic.training.multirun import multirun
 
         if command.resume is not None:
             raise ConfigError(f"resume={command.resume}: not with --multirun, which resumes what is in hydra.sweep.dir")
         return multirun(command.overrides, command.config_dirs)
 
-    from mtrl_conic.checkpoint import Start
-    from mtrl_conic.continuation import check_length
-    from mtrl_conic.session import resume, train, train_or_resume
-    from mtrl_conic.signals import Signals
+    from mtrl_conic.runs.checkpoint import Start
+    from mtrl_conic.runs.records import check_logger
+    from mtrl_conic.runs.stage import check_length
+    from mtrl_conic.system.signals import Signals
+    from mtrl_conic.training.session import resume, train, train_or_resume
 
     stopped = Signals()
     if command.resume is not None and command.resume != "auto":
         start = Start(command.resume_from, command.replay is not None)
         config = resume_config(command.resume, command.overrides, command.config_dirs)
+        check_logger(config.logger)
         check_length(config, start.step)
         return resume(config, stopped, started, start)
     config = compose_config(command.overrides, command.config_dirs)
+    check_logger(config.logger)
     if command.resume is None:
         return train(config, False, stopped, started)
     if config.run_dir is None:
@@ -119,7 +122,7 @@ def _run(command: _Command, started: float) -> int:
 
 def _check_start(command: _Command) -> None:
     """Nothing is given up unless a person asks for it, for one run and once."""
-    from mtrl_conic.config import ConfigError
+    from mtrl_conic.settings.errors import ConfigError
 
     if command.replay not in (None, "partial"):
         raise ConfigError(f"replay={command.replay}: must be partial")
@@ -130,7 +133,7 @@ def _check_start(command: _Command) -> None:
 
 def _split(arguments: list[str]) -> _Command | None:
     """The command; None when help is asked for."""
-    from mtrl_conic.config import ConfigError
+    from mtrl_conic.settings.errors import ConfigError
 
     command = _Command()
     rest = iter(arguments)
@@ -156,7 +159,7 @@ def _split(arguments: list[str]) -> _Command | None:
 
 
 def _step(argument: str, value: str) -> int:
-    from mtrl_conic.config import ConfigError
+    from mtrl_conic.settings.errors import ConfigError
 
     if not (value.isascii() and value.isdecimal()):
         raise ConfigError(f"{argument}: must be the step of a checkpoint of the run, such as 10000")
@@ -164,7 +167,7 @@ def _step(argument: str, value: str) -> int:
 
 
 def _usage() -> str:
-    from mtrl_conic.compose import CONFIG_DIR
+    from mtrl_conic.settings.compose import CONFIG_DIR
 
     choices = {
         f"{group}s": "|".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))

@@ -76,9 +76,9 @@ def _one_thread():
 
 def train_here(*arguments: str) -> Path:
     """A run in this process, which is faster than the command; gives its folder."""
-    from mtrl_conic.compose import compose_config
-    from mtrl_conic.run_folder import open_run
-    from mtrl_conic.trainer import Trainer
+    from mtrl_conic.runs.folder import open_run
+    from mtrl_conic.settings.compose import compose_config
+    from mtrl_conic.training.trainer import Trainer
 
     config = compose_config(arguments)
     with open_run(config, False) as folder:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from mtrl_conic.agent import AgentConfig, MultiTaskSAC
+from mtrl_conic.agents.replay import Batch
+from mtrl_conic.agents.sac import AgentConfig, MultiTaskSAC
 from mtrl_conic.combiners import FAMO, LS, Combiner, ConicGrad, NashMTL
-from mtrl_conic.compose import CONFIG_DIR, compose_config
-from mtrl_conic.replay import Batch
+from mtrl_conic.settings.compose import CONFIG_DIR, compose_config
 
 K, B, O, A = 3, 8, 4, 2
 COMBINERS = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mtrl_conic.arguments import choice, flag, parse, text, wants_help, whole, whole_list
-from mtrl_conic.config import ConfigError
+from mtrl_conic.settings.arguments import choice, flag, parse, text, wants_help, whole, whole_list
+from mtrl_conic.settings.errors import ConfigError
 
 READERS = {
     "run": text,

@@ -14,7 +14,7 @@ from torch import nn
 
 from mtrl_conic import MultiTaskBackward
 from mtrl_conic.combiners import LS, CAGrad, Combiner, ConicGrad, PCGrad
-from mtrl_conic.products import gramian
+from mtrl_conic.combiners.products import gramian
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = sorted((ROOT / "configs" / "combiner").glob("*.yaml"))

@@ -145,13 +145,13 @@ FILES = {
 RUNNER = """
 import sys, json, io, contextlib, traceback
 from pathlib import Path
-import mtrl_conic.session
+import mtrl_conic.training.session
 from mtrl_conic.train import main
 
 def accepted(*_):
     raise RuntimeError("the training would start")
 
-mtrl_conic.session.Trainer = accepted
+mtrl_conic.training.session.Trainer = accepted
 cases = json.load(sys.stdin)
 before = set(Path().rglob("*"))
 for name, arguments in cases.items():
@@ -340,7 +340,7 @@ def test_the_largest_seed_trains_and_acts(tmp_path):
     import numpy as np
 
     from mtrl_conic.evaluate import main as evaluate
-    from mtrl_conic.policy import load_policy
+    from mtrl_conic.policies.policy import load_policy
 
     seed = 2**64 - 1
     run = train_here(*TOY, "combiner=rlw", f"seeds=[{seed}]", "steps_per_task=100", f"run_dir={tmp_path / 'run'}")
@@ -375,7 +375,7 @@ def test_damaged_config(finished, tmp_path):
 
 
 def test_run_folder_in_use(finished, tmp_path):
-    from mtrl_conic.checkpoint import lock
+    from mtrl_conic.runs.checkpoint import lock
 
     run = copy_of(finished, tmp_path)
     descriptor = lock(run)

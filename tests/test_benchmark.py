@@ -8,7 +8,7 @@ import torch
 from mtrl_conic.benchmark import growth, networks, peers
 from mtrl_conic.benchmark.__main__ import main
 from mtrl_conic.benchmark.updates import filled_replay
-from mtrl_conic.compose import compose_config
+from mtrl_conic.settings.compose import compose_config
 
 
 @pytest.mark.parametrize(

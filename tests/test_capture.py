@@ -12,15 +12,15 @@ from test_resume import COMBINERS, CUT, TOTAL, assert_same_run, assert_same_stat
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import mtrl_conic.agent
-import mtrl_conic.learner
-import mtrl_conic.trainer
-from mtrl_conic.agent import MultiTaskSAC
-from mtrl_conic.capture import Captured, CaptureError
-from mtrl_conic.compose import compose_config, resume_config
-from mtrl_conic.replay import ReplayBuffer
-from mtrl_conic.runtime import SeedStreams
-from mtrl_conic.steps import device_steps
+import mtrl_conic.agents.learner
+import mtrl_conic.agents.sac
+import mtrl_conic.training.trainer
+from mtrl_conic.agents.replay import ReplayBuffer
+from mtrl_conic.agents.sac import MultiTaskSAC
+from mtrl_conic.settings.compose import compose_config, resume_config
+from mtrl_conic.system.capture import Captured, CaptureError
+from mtrl_conic.system.streams import SeedStreams
+from mtrl_conic.training.steps import device_steps
 
 K, O, A, B = 3, 5, 2, 8
 # An update that builds no Jacobian in between is another recording; a schedule counts on the device.
@@ -168,7 +168,7 @@ def test_a_recorded_run_equals_a_plain_one_and_resumes(tmp_path, monkeypatch):
     plain, recorded = tmp_path / "plain", tmp_path / "recorded"
     run_here(compose_config([*arguments, f"run_dir={plain}"]))
     monkeypatch.setattr(
-        mtrl_conic.trainer, "device_steps", functools.partial(device_steps, make_graph=RecordedOnTheHost)
+        mtrl_conic.training.trainer, "device_steps", functools.partial(device_steps, make_graph=RecordedOnTheHost)
     )
     run_here(compose_config([*arguments, f"run_dir={recorded}"]), stop=CUT)
     run_here(resume_config(str(recorded), []), resume=True)
@@ -200,8 +200,8 @@ def without_numbers(monkeypatch):
     """Lets an agent live on torch's "meta" device: it takes the GPU's branches there, and to read a number raises."""
     with_streams_on = SeedStreams.__init__
     monkeypatch.setattr(SeedStreams, "__init__", lambda self, seeds, purpose, _: with_streams_on(self, seeds, purpose))
-    monkeypatch.setattr(mtrl_conic.agent, "SeedwiseAdam", PlainSteps)
-    monkeypatch.setattr(mtrl_conic.learner, "SeedwiseAdam", PlainSteps)
+    monkeypatch.setattr(mtrl_conic.agents.sac, "SeedwiseAdam", PlainSteps)
+    monkeypatch.setattr(mtrl_conic.agents.learner, "SeedwiseAdam", PlainSteps)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 from conftest import TOY, records, train_here
 from omegaconf import OmegaConf
 
-from mtrl_conic.compose import compose_config, load_stored, resume_config
-from mtrl_conic.config import ConfigError
-from mtrl_conic.paths import choices
 from mtrl_conic.report.grouping import sections
 from mtrl_conic.report.reading import read_run
-from mtrl_conic.run_folder import open_run
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.settings.compose import compose_config, load_stored, resume_config
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.paths import choices
 from mtrl_conic.sweep import main as sweep
 from mtrl_conic.train import main
 
@@ -154,7 +154,7 @@ def test_fewer_steps_than_done_are_refused(how, finished, tmp_path, capsys):
 
 def test_fewer_steps_than_planned_but_more_than_done(tmp_path):
     """A run stopped at 120 of 200 may end at 150, but not at 100; nor at 120, where nothing final was evaluated."""
-    from mtrl_conic.trainer import Trainer
+    from mtrl_conic.training.trainer import Trainer
 
     config = compose_config([*ARGUMENTS, f"run_dir={tmp_path / 'run'}"])
     with open_run(config, False) as folder:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtrl_conic.checkpoint import CheckpointError, Checkpoints
-from mtrl_conic.replay import ReplayBuffer
+from mtrl_conic.agents.replay import ReplayBuffer
+from mtrl_conic.runs.checkpoint import CheckpointError, Checkpoints
 
 SEEDS, TASKS, CAPACITY = [0, 1], 3, 150
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import TOY, command, environment, evaluated, records, train_here, wait_for
 
-from mtrl_conic import console
-from mtrl_conic.checkpoint import Checkpoints, read_file
+from mtrl_conic.runs.checkpoint import Checkpoints, read_file
+from mtrl_conic.system import console
 
 RUN = [*TOY, "combiner=ls", "steps_per_task=200", "env.workers=2"]
 ENDLESS = [*TOY, "combiner=ls", "steps_per_task=10000000", "env.workers=2"]
@@ -99,7 +99,7 @@ def drain(descriptor: int) -> None:
 
 PROGRAM = """
 import os, sys
-from mtrl_conic import console
+from mtrl_conic.system import console
 
 def main():
     os.open("/proc/self/exe", os.O_RDONLY)  # would take the number of a closed stream

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mtrl_conic import cores
-from mtrl_conic.cores import available_cores, cpu_quota
+from mtrl_conic.system import cores
+from mtrl_conic.system.cores import available_cores, cpu_quota
 
 V2 = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "33 31 0:30 {top} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct"

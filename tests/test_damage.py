@@ -14,14 +14,14 @@ import torch
 from conftest import TOY, records, run_command, train_here
 
 import mtrl_conic
-from mtrl_conic.actors import read_weights
-from mtrl_conic.checkpoint import CheckpointError, Checkpoints, Start
-from mtrl_conic.compose import resume_config
+from mtrl_conic.agents.replay import ReplayBuffer
 from mtrl_conic.evaluate import main as evaluate
-from mtrl_conic.replay import ReplayBuffer
-from mtrl_conic.run_folder import open_run
-from mtrl_conic.sealed import FORMAT, DamagedError, is_sealed, read_file, write_file
-from mtrl_conic.trainer import Trainer
+from mtrl_conic.policies.actors import read_weights
+from mtrl_conic.runs.checkpoint import CheckpointError, Checkpoints, Start
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.runs.sealed import FORMAT, DamagedError, is_sealed, read_file, write_file
+from mtrl_conic.settings.compose import resume_config
+from mtrl_conic.training.trainer import Trainer
 
 SEEDS, TASKS, CAPACITY = [0, 1], 3, 250
 

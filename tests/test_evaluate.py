@@ -17,10 +17,10 @@ from conftest import TOY, command, environment, records, train_here, wait_for
 from omegaconf import OmegaConf
 
 import mtrl_conic.evaluate
-from mtrl_conic.checkpoint import Checkpoints, lock
 from mtrl_conic.envs.vector import VectorEnv
 from mtrl_conic.evaluate import main
-from mtrl_conic.signals import STOPPING
+from mtrl_conic.runs.checkpoint import Checkpoints, lock
+from mtrl_conic.system.signals import STOPPING
 
 TASKS = {"direct", "mirrored", "damped"}
 
@@ -317,7 +317,7 @@ def test_while_the_run_is_trained(tmp_path):
 
 def test_with_the_threads_that_the_training_had(run, monkeypatch):
     """A run that was given no number has the one that its provenance names."""
-    monkeypatch.setattr("mtrl_conic.threads.available_cores", lambda: 4)
+    monkeypatch.setattr("mtrl_conic.settings.threads.available_cores", lambda: 4)
     config, provenance = run / "config.yaml", run / "provenance.json"
     config.write_text(config.read_text().replace("threads: 1", "threads: null"))
     provenance.write_text(provenance.read_text().replace('"torch_threads": 1', '"torch_threads": 2'))

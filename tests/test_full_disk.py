@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from conftest import TOY, command, environment, records
 
-from mtrl_conic.checkpoint import Checkpoints
-from mtrl_conic.compose import compose_config, resume_config
 from mtrl_conic.evaluate import main as evaluate
-from mtrl_conic.files import GrowingFile, WriteError, write_whole
 from mtrl_conic.report.__main__ import main as report
-from mtrl_conic.session import resume, train
+from mtrl_conic.runs.checkpoint import Checkpoints
+from mtrl_conic.runs.files import GrowingFile, WriteError, write_whole
+from mtrl_conic.settings.compose import compose_config, resume_config
+from mtrl_conic.training.session import resume, train
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 ARGUMENTS = [*TOY, "combiner=conicgrad", "seeds=[3,5]", "steps_per_task=300"]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import TOY, environment, records, run_command
 
-import mtrl_conic.trainer
-from mtrl_conic.checkpoint import NEWEST, Start, read_file
-from mtrl_conic.compose import compose_config, resume_config
-from mtrl_conic.evaluation import Evaluation
-from mtrl_conic.run_folder import open_run
-from mtrl_conic.trainer import AllHaltedError, Trainer
+import mtrl_conic.training.trainer
+from mtrl_conic.envs.evaluation import Evaluation
+from mtrl_conic.runs.checkpoint import NEWEST, Start, read_file
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.settings.compose import compose_config, resume_config
+from mtrl_conic.training.trainer import AllHaltedError, Trainer
 
 DIVERGING = [*TOY, "combiner=ls", "steps_per_task=300", "agent.reward_scale=1e30", "metrics_every=100", "run_dir=run"]
 
@@ -193,7 +193,7 @@ def evaluations(*rates):
 
 def test_best_is_the_latest_of_equals(tmp_path, monkeypatch):
     """Success is often a round number: of equal evaluations the longer trained weights are the better guess."""
-    monkeypatch.setattr(mtrl_conic.trainer, "evaluate", evaluations(0.25, 0.5, 0.5, 0.25))
+    monkeypatch.setattr(mtrl_conic.training.trainer, "evaluate", evaluations(0.25, 0.5, 0.5, 0.25))
     train(settings(tmp_path / "run", "steps_per_task=400"))
     best = read_file(tmp_path / "run" / "checkpoints" / "best.pt")
     assert (best["step"], best["success_rate"]) == (300, 0.5)
@@ -201,7 +201,7 @@ def test_best_is_the_latest_of_equals(tmp_path, monkeypatch):
 
 def test_best_is_never_of_a_step_that_was_taken_back(tmp_path, monkeypatch):
     run = tmp_path / "run"
-    monkeypatch.setattr(mtrl_conic.trainer, "evaluate", evaluations(0.5, 0.75, 0.25))
+    monkeypatch.setattr(mtrl_conic.training.trainer, "evaluate", evaluations(0.5, 0.75, 0.25))
     train(settings(run, "steps_per_task=200"))
     train(resume_config(str(run), []), resume=True, start=Start(step=100))
     best = read_file(run / "checkpoints" / "best.pt")
@@ -210,7 +210,7 @@ def test_best_is_never_of_a_step_that_was_taken_back(tmp_path, monkeypatch):
 
 def test_a_damaged_best_is_written_anew(tmp_path, monkeypatch):
     run = tmp_path / "run"
-    monkeypatch.setattr(mtrl_conic.trainer, "evaluate", evaluations(0.5, 0.75, 0.25))
+    monkeypatch.setattr(mtrl_conic.training.trainer, "evaluate", evaluations(0.5, 0.75, 0.25))
     train(settings(run, "steps_per_task=200"))
     (run / "checkpoints" / "best.pt").write_bytes(b"lost")
     train(resume_config(str(run), ["steps_per_task=300"]), resume=True)
@@ -235,12 +235,12 @@ def test_the_progress_bar_shows_the_last_evaluation(tmp_path, monkeypatch):
     """Also in a run that is resumed after its last line of metrics."""
     shown = []
 
-    class Bar(mtrl_conic.trainer.tqdm):
+    class Bar(mtrl_conic.training.trainer.tqdm):
         def set_postfix(self, success, refresh=True):
             shown.append(float(success))
 
-    monkeypatch.setattr(mtrl_conic.trainer, "tqdm", Bar)
-    monkeypatch.setattr(mtrl_conic.trainer, "evaluate", evaluations(0.25, 0.5, 0.75))
+    monkeypatch.setattr(mtrl_conic.training.trainer, "tqdm", Bar)
+    monkeypatch.setattr(mtrl_conic.training.trainer, "evaluate", evaluations(0.25, 0.5, 0.75))
     run = tmp_path / "run"
     train(settings(run, "steps_per_task=200", "metrics_every=1000"))
     assert shown[-2:] == [0.25, 0.5]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtrl_conic.agent import AgentConfig, MultiTaskSAC
+from mtrl_conic.agents.losses import actor_losses, critic_losses, squashed_gaussian
+from mtrl_conic.agents.replay import Batch
+from mtrl_conic.agents.sac import AgentConfig, MultiTaskSAC
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.ls import LS
-from mtrl_conic.losses import actor_losses, critic_losses, squashed_gaussian
+from mtrl_conic.combiners.products import gramian, weighted_sum
 from mtrl_conic.networks.multi_head import MultiHeadMLP
-from mtrl_conic.products import gramian, weighted_sum
-from mtrl_conic.replay import Batch
 
 S, K, B, O, A = 2, 3, 5, 4, 2
 

@@ -14,9 +14,9 @@ from conftest import TOY, environment, records, run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from mtrl_conic.compose import compose_config
-from mtrl_conic.run_folder import open_run
-from mtrl_conic.trainer import Trainer
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.training.trainer import Trainer
 
 SEEDS, TASKS = (0, 3), ("direct", "mirrored", "damped")
 ARGUMENTS = [*TOY, "combiner=conicgrad", "seeds=[0,3]"]

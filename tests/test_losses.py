@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from mtrl_conic.losses import (
+from mtrl_conic.agents.losses import (
     actor_losses,
     critic_losses,
     squashed_gaussian,

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
-from mtrl_conic.multirun import run_one
-from mtrl_conic.signals import STOPPING, Signals
+from mtrl_conic.system.signals import STOPPING, Signals
 from mtrl_conic.train import main
+from mtrl_conic.training.multirun import run_one
 
 RUNS = [*TOY, "steps_per_task=100"]
 
@@ -87,7 +87,7 @@ def main_here(arguments: list[str]) -> int:
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, capfd, monkeypatch):
-    from mtrl_conic.checkpoint import lock
+    from mtrl_conic.runs.checkpoint import lock
 
     monkeypatch.chdir(tmp_path)
     busy = tmp_path / "sweep" / "combiner=ls,seeds=0"

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtrl_conic.jacobian import TaskGradients
+from mtrl_conic.gradients.recorder import TaskGradients
 from mtrl_conic.networks import layers
 from mtrl_conic.networks.initial import constant, he_uniform, orthogonal, uniform
 from mtrl_conic.networks.layout import Layout, Parameter
-from mtrl_conic.runtime import SeedStreams
+from mtrl_conic.system.streams import SeedStreams
 
 S, K, B, I, W, O, E = 2, 3, 5, 4, 6, 2, 3
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import TOY, environment, records
 
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import ConfigError
-from mtrl_conic.overrides import parse, with_paths_quoted
-from mtrl_conic.paths import expand
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.overrides import parse, with_paths_quoted
+from mtrl_conic.settings.paths import expand
 from mtrl_conic.train import main
 
 NAMES = [

@@ -14,12 +14,12 @@ from conftest import TOY, train_here
 from omegaconf import OmegaConf
 
 import mtrl_conic
-from mtrl_conic.actors import Actors, Weights, read_weights, stored_config
-from mtrl_conic.agent import MultiTaskSAC
-from mtrl_conic.checkpoint import lock, read_file, write_file
-from mtrl_conic.compose import compose_config
-from mtrl_conic.losses import squashed_gaussian
-from mtrl_conic.policy import Policy
+from mtrl_conic.agents.losses import squashed_gaussian
+from mtrl_conic.agents.sac import MultiTaskSAC
+from mtrl_conic.policies.actors import Actors, Weights, read_weights, stored_config
+from mtrl_conic.policies.policy import Policy
+from mtrl_conic.runs.checkpoint import lock, read_file, write_file
+from mtrl_conic.settings.compose import compose_config
 
 README = Path(__file__).parents[1] / "README.md"
 TASKS = ("direct", "mirrored", "damped")
@@ -211,7 +211,7 @@ def test_a_training_may_drop_the_checkpoint_that_is_about_to_be_read(copy, monke
             write_file(folder / "step_300.pt", {**state, "step": 300})
         return read_file(path)
 
-    monkeypatch.setattr("mtrl_conic.actors.read_file", read_too_late)
+    monkeypatch.setattr("mtrl_conic.policies.actors.read_file", read_too_late)
     assert read_weights(copy, "last").step == 300
 
 

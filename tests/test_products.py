@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtrl_conic import products, runtime
-from mtrl_conic.products import gramian, weighted_sum
+from mtrl_conic.combiners import products
+from mtrl_conic.combiners.products import gramian, weighted_sum
+from mtrl_conic.system import matmul
+from mtrl_conic.system.provenance import provenance
 
 SIZE = products._LARGE + 37  # columns that no piece divides
 
@@ -134,10 +136,10 @@ def test_highest_is_float32_by_whatever_library(shape):
     batch, rows, inner, columns = shape
     left, right = normals(batch, rows, inner), normals(batch, inner, columns, seed=1)
     exact = left.double() @ right.double()
-    runtime.set_matmul_precision("highest", "cpu")
+    matmul.set_matmul_precision("highest", "cpu")
     error = (torch.bmm(left, right) - exact).norm() / exact.norm()
     assert error < 1e-6  # bfloat16 gives 2e-3, TF32 3e-4
-    assert runtime.provenance(torch.device("cpu"))["float32_products"].startswith("float32")
+    assert provenance(torch.device("cpu"))["float32_products"].startswith("float32")
 
 
 @pytest.mark.usefixtures("_restore_precision")
@@ -145,10 +147,10 @@ def test_highest_is_float32_by_whatever_library(shape):
     ("exact", "setting", "words"), [(True, "medium", "float32 (oneDNN)"), (False, "highest", "float32")]
 )
 def test_onednn_computes_only_where_it_is_exact(exact, setting, words, monkeypatch):
-    monkeypatch.setattr(runtime, "_onednn_is_exact", lambda: exact)
-    runtime.set_matmul_precision("highest", "cpu")
+    monkeypatch.setattr(matmul, "_onednn_is_exact", lambda: exact)
+    matmul.set_matmul_precision("highest", "cpu")
     assert torch.get_float32_matmul_precision() == setting
-    assert runtime.provenance(torch.device("cpu"))["float32_products"] == words
-    runtime.set_matmul_precision("highest", "cuda")
+    assert provenance(torch.device("cpu"))["float32_products"] == words
+    matmul.set_matmul_precision("highest", "cuda")
     assert torch.get_float32_matmul_precision() == "highest"
-    assert runtime.provenance(torch.device("cpu"))["float32_products"] == "float32"
+    assert provenance(torch.device("cpu"))["float32_products"] == "float32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mtrl_conic.replay import ReplayBuffer
+from mtrl_conic.agents.replay import ReplayBuffer
 
 
 def fill(buffer, start, stop, num_envs=1):

@@ -15,12 +15,12 @@ import pytest
 import torch
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
-from mtrl_conic import session
-from mtrl_conic.checkpoint import Checkpoints, read_file
-from mtrl_conic.compose import CONFIG_DIR, compose_config, resume_config
-from mtrl_conic.run_folder import open_run
-from mtrl_conic.signals import STOPPING, Signals
-from mtrl_conic.trainer import Trainer
+from mtrl_conic.runs.checkpoint import Checkpoints, read_file
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.settings.compose import CONFIG_DIR, compose_config, resume_config
+from mtrl_conic.system.signals import STOPPING, Signals
+from mtrl_conic.training import session
+from mtrl_conic.training.trainer import Trainer
 
 COMBINERS = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
 # Interrupted at 230: in mid-episode (horizon 50), between evaluations, with the replay's ring already overwritten.
@@ -66,9 +66,9 @@ def resume(run: Path, *arguments: str, timeout: float = 200) -> subprocess.Compl
 INTERRUPT = """
 import sys
 from pathlib import Path
-from mtrl_conic.compose import compose_config
-from mtrl_conic.run_folder import open_run
-from mtrl_conic.trainer import Trainer
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.training.trainer import Trainer
 
 cut, run, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 with open_run(compose_config([*arguments, f"run_dir={run}"]), resume=False) as folder:

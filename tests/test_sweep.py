@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from conftest import TOY, environment, evaluated, records, wait_for
 
-from mtrl_conic.checkpoint import lock
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import ConfigError
-from mtrl_conic.continuation import Stage, look, prepare, stage
-from mtrl_conic.run_folder import open_run
+from mtrl_conic.runs.checkpoint import lock
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.runs.stage import Stage, look, prepare, stage
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.sweep import main
-from mtrl_conic.trainer import Trainer
+from mtrl_conic.training.trainer import Trainer
 
 COMBINERS, SEEDS = ("ls", "conicgrad"), (0, 1, 2)
 NAMES = [f"{combiner}/seed_{seed}" for combiner in COMBINERS for seed in SEEDS]

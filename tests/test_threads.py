@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import TOY
 
-from mtrl_conic import threads
-from mtrl_conic.compose import compose_config, resume_config
-from mtrl_conic.run_folder import open_run
-from mtrl_conic.threads import threads_of
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.settings import threads
+from mtrl_conic.settings.compose import compose_config, resume_config
+from mtrl_conic.settings.threads import threads_of
 
 # The default agent on MT10: worth four threads.
 MT10 = ["env=mt10", "device=cpu"]

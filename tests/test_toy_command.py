@@ -14,7 +14,7 @@ from mtrl_conic.combiners import Combiner
 from mtrl_conic.combiners.cagrad import CAGrad
 from mtrl_conic.combiners.conicgrad import ConicGrad
 from mtrl_conic.combiners.ls import LS
-from mtrl_conic.config import ConfigError
+from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.toy import methods
 from mtrl_conic.toy.__main__ import main
 from mtrl_conic.toy.descent import TOLERANCE, descend

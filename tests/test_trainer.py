@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
-from mtrl_conic.checkpoint import read_file
+from mtrl_conic.runs.checkpoint import read_file
 
 MINE = """
 from mtrl_conic.combiners import Combiner

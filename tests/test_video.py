@@ -17,15 +17,15 @@ from conftest import TOY, train_here
 from omegaconf import OmegaConf
 
 from mtrl_conic import evaluate as command
-from mtrl_conic import video
-from mtrl_conic.agent import MultiTaskSAC
-from mtrl_conic.checkpoint import write_file
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import ConfigError
+from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.envs import metaworld
+from mtrl_conic.envs.evaluation import evaluate
 from mtrl_conic.envs.vector import VectorEnv
-from mtrl_conic.evaluation import evaluate
-from mtrl_conic.video_frames import Clip
+from mtrl_conic.runs.checkpoint import write_file
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.video.frames import Clip
+from mtrl_conic.video.recording import recording as video
 
 WIDTH, HEIGHT = 480, 544
 

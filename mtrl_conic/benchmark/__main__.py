@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mtrl_conic import console
 from mtrl_conic.benchmark.options import parse
-from mtrl_conic.files import WriteError, write_whole
+from mtrl_conic.runs.files import WriteError, write_whole
+from mtrl_conic.system import console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     import torch
 
-    from mtrl_conic.runtime import provenance, set_matmul_precision
+    from mtrl_conic.system.matmul import set_matmul_precision
+    from mtrl_conic.system.provenance import provenance
 
     set_matmul_precision(options.matmul_precision, options.device)
     results: dict[str, Any] = {"provenance": provenance(torch.device(options.device))}

@@ -6,9 +6,9 @@ from typing import Any
 
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.updates import PRODUCTS, measure
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import TrainConfig
-from mtrl_conic.runtime import keep_freed_memory
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.system.heap import keep_freed_memory
 
 # The default agent, and what is changed in it one at a time.
 DEFAULT = {"tasks": 10, "seeds": 1, "batch": 128, "width": 400}

@@ -14,11 +14,11 @@ import torch
 
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_a_process, in_turns, peak_gib, wait_for
-from mtrl_conic.compose import compose_config
-from mtrl_conic.evaluation import evaluate
-from mtrl_conic.runtime import set_matmul_precision
-from mtrl_conic.threads import threads_of
-from mtrl_conic.trainer import Trainer
+from mtrl_conic.envs.evaluation import evaluate
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.threads import threads_of
+from mtrl_conic.system.matmul import set_matmul_precision
+from mtrl_conic.training.trainer import Trainer
 
 _WARM_UP = 200  # random steps, so that there is something to sample
 _STEPS = 20  # vector steps in a measurement with one seed; fewer with more

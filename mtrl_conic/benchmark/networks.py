@@ -16,7 +16,7 @@ from torch import nn
 
 from mtrl_conic.benchmark.options import WIDTHS, Options
 from mtrl_conic.benchmark.timing import in_a_process, peak_gib
-from mtrl_conic.files import write_picture
+from mtrl_conic.runs.files import write_picture
 
 NUM_TASKS = 40
 _INPUTS, _BATCH, _WARM_UP = 128, 16, 1
@@ -42,8 +42,8 @@ def benchmark_networks(options: Options) -> list[Any]:
 
 def measure(name: str, size: int, rounds: int) -> dict[str, Any]:
     """Median seconds of a forward pass, the backward passes, the combiner and an SGD step; peak memory."""
-    from mtrl_conic.backward import MultiTaskBackward
-    from mtrl_conic.compose import compose_config
+    from mtrl_conic.gradients.backward import MultiTaskBackward
+    from mtrl_conic.settings.compose import compose_config
 
     torch.manual_seed(0)
     width = WIDTHS[size]

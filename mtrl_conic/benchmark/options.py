@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtrl_conic.arguments import path
+from mtrl_conic.settings.arguments import path
 
 PARTS = ("updates", "envs", "loop", "growth", "profile", "peers", "networks")
 # Widths of the three hidden layers of `networks`, by the trunk's parameters in millions.
@@ -134,7 +134,7 @@ def _check_device(parser: argparse.ArgumentParser, device: str) -> None:
 
 
 def _combiners(parser: argparse.ArgumentParser, text: str) -> list[str]:
-    from mtrl_conic.compose import CONFIG_DIR
+    from mtrl_conic.settings.compose import CONFIG_DIR
 
     known = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
     if not text:

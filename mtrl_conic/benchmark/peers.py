@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtrl_conic.backward import MultiTaskBackward
+from mtrl_conic.agents.losses import squashed_gaussian
+from mtrl_conic.agents.replay import Batch, ReplayBuffer
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
 from mtrl_conic.benchmark.updates import agent_update, filled_replay
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import TrainConfig
 from mtrl_conic.envs import make_spec
-from mtrl_conic.losses import squashed_gaussian
-from mtrl_conic.replay import Batch, ReplayBuffer
-from mtrl_conic.runtime import keep_freed_memory
+from mtrl_conic.gradients.backward import MultiTaskBackward
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.system.heap import keep_freed_memory
 
 Fill = Callable[[nn.Module, Tensor, Any], None]  # fills .grad from the losses [K] and the trunks' features
 

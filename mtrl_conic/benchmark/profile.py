@@ -10,9 +10,9 @@ from torch.profiler import ProfilerActivity, profile
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import wait_for
 from mtrl_conic.benchmark.updates import agent_update, filled_replay
-from mtrl_conic.compose import compose_config
 from mtrl_conic.envs import make_spec
-from mtrl_conic.runtime import keep_freed_memory
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.system.heap import keep_freed_memory
 
 _ROWS = 14
 

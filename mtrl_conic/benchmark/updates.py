@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from mtrl_conic.agent import MultiTaskSAC
+from mtrl_conic.agents.replay import ReplayBuffer
+from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns, wait_for
-from mtrl_conic.capture import Captured
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import TrainConfig
 from mtrl_conic.envs import make_spec
-from mtrl_conic.replay import ReplayBuffer
-from mtrl_conic.runtime import keep_freed_memory
-from mtrl_conic.steps import device_steps
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.system.capture import Captured
+from mtrl_conic.system.heap import keep_freed_memory
+from mtrl_conic.training.steps import device_steps
 
 PRODUCTS = "matrix products"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.solvers import symmetric_eigen, times
+from mtrl_conic.system import validation
 
 # Eigenvalues of the Gramian below this share of the largest are the rounding of float32 gradients.
 _RANK = 1e-12
@@ -31,7 +31,7 @@ class AlignedMTL(Combiner):
 
     def __init__(self, scale: str = "min") -> None:
         super().__init__()
-        self.scale = _validation.choice("scale", scale, ("min", "median", "rmse"))
+        self.scale = validation.choice("scale", scale, ("min", "median", "rmse"))
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         assert gramian is not None

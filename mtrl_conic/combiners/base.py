@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from mtrl_conic.combiners.products import gramian, weighted_sum
 from mtrl_conic.combiners.solvers import may_look
-from mtrl_conic.products import gramian, weighted_sum
 
 
 class Combiner:
@@ -49,7 +49,7 @@ class Combiner:
         """Make the state of S seeds and K tasks.
 
         Args:
-            seeds: the S seeds, for methods that draw random numbers (`mtrl_conic.runtime.SeedStreams`).
+            seeds: the S seeds, for methods that draw random numbers (`mtrl_conic.system.streams.SeedStreams`).
             num_tasks: K.
             device: where the Gramians will be.
         """

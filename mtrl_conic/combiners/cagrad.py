@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.cagrad_solver import minimize_linear_plus_norm
 from mtrl_conic.combiners.solvers import times
+from mtrl_conic.system import validation
 
 _NEGLIGIBLE = 1e-7  # a ‖g_0‖ below this share of max ‖g_i‖ is the rounding of float32 gradients
 _MOMENTUM, _MARGIN = 0.5, 1e-4  # of the authors' inner solve
@@ -41,10 +41,10 @@ class CAGrad(SolverCombiner):
 
     def __init__(self, c: float = 0.9, inner_iterations: int | None = None) -> None:
         super().__init__()
-        self.c = _validation.number("c", c, 0, 1, high_included=False)
+        self.c = validation.number("c", c, 0, 1, high_included=False)
         self.inner_iterations = inner_iterations
         if inner_iterations is not None:
-            self.inner_iterations = _validation.whole("inner_iterations", inner_iterations, 1)
+            self.inner_iterations = validation.whole("inner_iterations", inner_iterations, 1)
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         assert gramian is not None

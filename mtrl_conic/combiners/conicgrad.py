@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners._adam import adam_state, adam_step
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.cone_solver import best_in_cone
+from mtrl_conic.system import validation
 
 # A sum of gradients is trusted where its norm is at least this share of what it is summed from. Below it the
 # rounding of a float64 Gramian (1e-16 of its largest entry) reaches 1e-6 of the squared norm.
@@ -121,15 +121,15 @@ class ConicGrad(SolverCombiner):
         weights: str = "adam",
     ) -> None:
         super().__init__()
-        self.c = _validation.number("c", c, 0, 1, low_included=False)
-        self.gamma = _validation.one_or_more("gamma", gamma, 0)
-        self.weights_lr = _validation.number("weights_lr", weights_lr, 0, low_included=False)
-        self.enforce_cone = _validation.flag("enforce_cone", enforce_cone)
-        self.schedule = _validation.choice("schedule", schedule, _SCHEDULES)
-        self.c_end = self.c if c_end is None else _validation.number("c_end", c_end, 0, 1, low_included=False)
+        self.c = validation.number("c", c, 0, 1, low_included=False)
+        self.gamma = validation.one_or_more("gamma", gamma, 0)
+        self.weights_lr = validation.number("weights_lr", weights_lr, 0, low_included=False)
+        self.enforce_cone = validation.flag("enforce_cone", enforce_cone)
+        self.schedule = validation.choice("schedule", schedule, _SCHEDULES)
+        self.c_end = self.c if c_end is None else validation.number("c_end", c_end, 0, 1, low_included=False)
         least = 1 if schedule in ("linear", "cosine") else 0
-        self.schedule_updates = _validation.whole("schedule_updates", schedule_updates, least)
-        self.exact = _validation.choice("weights", weights, ("adam", "exact")) == "exact"
+        self.schedule_updates = validation.whole("schedule_updates", schedule_updates, least)
+        self.exact = validation.choice("weights", weights, ("adam", "exact")) == "exact"
         if self.exact and not enforce_cone:
             raise ValueError("enforce_cone must be true with weights=exact, which solves for the best in the cone")
 

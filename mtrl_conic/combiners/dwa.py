@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners._positive import PositiveLosses
+from mtrl_conic.system import validation
 
 
 class DWA(PositiveLosses):
@@ -34,8 +34,8 @@ class DWA(PositiveLosses):
 
     def __init__(self, temperature: float = 2.0, window: int = 1000) -> None:
         super().__init__()
-        self.temperature = _validation.number("temperature", temperature, 0, low_included=False)
-        self.window = _validation.whole("window", window, 1)
+        self.temperature = validation.number("temperature", temperature, 0, low_included=False)
+        self.window = validation.whole("window", window, 1)
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
         zeros = torch.zeros(len(seeds), num_tasks, dtype=torch.float64, device=device)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.runtime import SeedStreams
+from mtrl_conic.system import validation
+from mtrl_conic.system.streams import SeedStreams
 
 _PIECE = 65_536  # parameters at a time: the temporaries [S, K, ·] stay small beside the Jacobian
 
@@ -34,7 +34,7 @@ class GradDrop(Combiner):
 
     def __init__(self, leak: float = 0.0) -> None:
         super().__init__()
-        self.leak = _validation.number("leak", leak, 0, 1)
+        self.leak = validation.number("leak", leak, 0, 1)
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
         self._streams = SeedStreams(seeds, f"graddrop {self.network}", device)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.solvers import complementarity, cosines, times
+from mtrl_conic.system import validation
 
 # Without a direction that serves all tasks there is no bargaining solution: with this on the diagonal of the
 # cosines there is one, whose weights on unit gradients stay of the order of 1e5.
@@ -40,7 +40,7 @@ class NashMTL(SolverCombiner):
 
     def __init__(self, update_every: int = 1) -> None:
         super().__init__()
-        self.update_every = _validation.whole("update_every", update_every, 1)
+        self.update_every = validation.whole("update_every", update_every, 1)
         self._updates = 0
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.solvers import times
-from mtrl_conic.runtime import SeedStreams
+from mtrl_conic.system.streams import SeedStreams
 
 
 class PCGrad(Combiner):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.runtime import SeedStreams
+from mtrl_conic.system.streams import SeedStreams
 
 
 class RLW(Combiner):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.solvers import min_norm_weights, project_to_simplex, times
+from mtrl_conic.system import validation
 
 _LR, _MOMENTUM = 10, 0.5  # of the authors' inner solve
 
@@ -35,10 +35,10 @@ class SDMGrad(SolverCombiner):
 
     def __init__(self, lamda: float = 0.6, inner_iterations: int | None = None) -> None:
         super().__init__()
-        self.lamda = _validation.number("lamda", lamda, 0)
+        self.lamda = validation.number("lamda", lamda, 0)
         self.inner_iterations = inner_iterations
         if inner_iterations is not None:
-            self.inner_iterations = _validation.whole("inner_iterations", inner_iterations, 1)
+            self.inner_iterations = validation.whole("inner_iterations", inner_iterations, 1)
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
         super().setup(seeds, num_tasks, device)

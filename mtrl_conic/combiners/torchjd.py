@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtrl_conic.combiners import _torchjd_memory as memory
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.runtime import SeedStreams
+from mtrl_conic.system.streams import SeedStreams
 
 
 class TorchJD(Combiner):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.products import gramian
+from mtrl_conic.combiners.products import gramian
 
 
 class TrialError(ValueError):

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners._adam import adam_state, adam_step
 from mtrl_conic.combiners._positive import PositiveLosses
+from mtrl_conic.system import validation
 
 
 class UW(PositiveLosses):
@@ -34,7 +34,7 @@ class UW(PositiveLosses):
 
     def __init__(self, weights_lr: float = 0.025) -> None:
         super().__init__()
-        self.weights_lr = _validation.number("weights_lr", weights_lr, 0, low_included=False)
+        self.weights_lr = validation.number("weights_lr", weights_lr, 0, low_included=False)
 
     def setup(self, seeds: Sequence[int], num_tasks: int, device: torch.device | str = "cpu") -> None:
         zeros = torch.zeros(len(seeds), num_tasks, dtype=torch.float64, device=device)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from mtrl_conic.cores import available_cores
 from mtrl_conic.envs.shared import (
     DONE,
     MESSAGE,
@@ -26,6 +25,7 @@ from mtrl_conic.envs.shared import (
     send_message,
 )
 from mtrl_conic.envs.worker import Group
+from mtrl_conic.system.cores import available_cores
 
 # Building environments may take far longer than a step, and longer still when many workers start at once.
 _START_LIMIT = 600.0

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_conic import console
 from mtrl_conic.envs.base import EnvSpec, State, TaskEnv
 from mtrl_conic.envs.shared import (
     DONE,
@@ -31,7 +30,8 @@ from mtrl_conic.envs.shared import (
     receive_message,
     send_message,
 )
-from mtrl_conic.signals import STOPPING
+from mtrl_conic.system import console
+from mtrl_conic.system.signals import STOPPING
 
 _PATIENCE = 200e-6  # seconds awake after a step: the next follows at once where nothing is learnt in between
 

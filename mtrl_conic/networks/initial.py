@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mtrl_conic.runtime import SeedStreams
+from mtrl_conic.system.streams import SeedStreams
 
 Initial = Callable[[Tensor, SeedStreams], None]  # fills a view [S, *shape]
 

@@ -1,7 +1,7 @@
 """Layers that hand what a parameter's gradient is made of to a recorder.
 
 Each row of a batch belongs to one task, so the recorder can keep the K tasks' gradients apart at the cost of their sum
-(`mtrl_conic.jacobian`). A layer's parameters get their gradients through the recorder alone.
+(`mtrl_conic.gradients.recorder`). A layer's parameters get their gradients through the recorder alone.
 """
 
 from __future__ import annotations

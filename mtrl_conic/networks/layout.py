@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mtrl_conic.networks.initial import Initial
-from mtrl_conic.runtime import SeedStreams
+from mtrl_conic.system.streams import SeedStreams
 
 
 class Parameter(NamedTuple):

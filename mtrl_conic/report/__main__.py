@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtrl_conic import console
-from mtrl_conic.config import ConfigError
-from mtrl_conic.files import WriteError, check_disk, write_whole
 from mtrl_conic.report.options import Options, find_runs, parse
+from mtrl_conic.runs.files import WriteError, check_disk, write_whole
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.system import console
 
 if TYPE_CHECKING:
     from mtrl_conic.report.grouping import Section

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_conic.files import write_whole
 from mtrl_conic.report import statistics, tables
 from mtrl_conic.report.comparison import pairs
 from mtrl_conic.report.grouping import Section
 from mtrl_conic.report.reading import NETWORKS
+from mtrl_conic.runs.files import write_whole
 
 
 def write_csv(section: Section, results: list[tables.Row], folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtrl_conic import arguments as read
-from mtrl_conic.config import ConfigError
+from mtrl_conic.settings import arguments as read
+from mtrl_conic.settings.errors import ConfigError
 
 RECORDS = ("config.yaml", "provenance.json", "evaluations.jsonl", "metrics.jsonl")
 

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mtrl_conic import paths
-from mtrl_conic.agent import AgentConfig
+from mtrl_conic.agents.sac import AgentConfig
 from mtrl_conic.envs import EnvConfig
 from mtrl_conic.report.reading import Run
+from mtrl_conic.settings import paths
 
 Settings = dict[str, str]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtrl_conic.files import write_picture
+from mtrl_conic.runs.files import write_picture
 
 # Of methods, told apart by the colour-blind: on white, and what stands for them on a dark page.
 LIGHT = ("#0072b2", "#d55e00", "#00855f", "#a8468a", "#947000", "#40464d", "#2b8fce")

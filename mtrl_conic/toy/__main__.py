@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from mtrl_conic import console
-from mtrl_conic.arguments import path
-from mtrl_conic.config import ConfigError
-from mtrl_conic.files import WriteError, write_whole
-from mtrl_conic.runtime import provenance
+from mtrl_conic.runs.files import WriteError, write_whole
+from mtrl_conic.settings.arguments import path
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.system import console
+from mtrl_conic.system.provenance import provenance
 from mtrl_conic.toy import methods, problem, table
 from mtrl_conic.toy.descent import Descent, descend
 

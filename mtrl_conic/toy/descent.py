@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.products import weighted_sum
+from mtrl_conic.combiners.products import weighted_sum
 from mtrl_conic.toy import problem
 
 TOLERANCE = 0.02  # of the mean loss above its minimum; within it the minimum counts as reached

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle, Wedge
 from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.files import write_picture
+from mtrl_conic.runs.files import write_picture
 
 Pair = Sequence[Sequence[float]]
 

@@ -10,8 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.compose import CONFIG_DIR
-from mtrl_conic.config import ConfigError, first_line
+from mtrl_conic.settings.compose import CONFIG_DIR
+from mtrl_conic.settings.errors import ConfigError, first_line
 
 # The yaml files are made for MT10. Where the literature has other settings for this problem:
 TOY_SETTINGS: dict[str, dict[str, Any]] = {

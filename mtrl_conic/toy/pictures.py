@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mtrl_conic.files import write_picture
+from mtrl_conic.runs.files import write_picture
 from mtrl_conic.toy import problem
 from mtrl_conic.toy.descent import TOLERANCE, Descent
 

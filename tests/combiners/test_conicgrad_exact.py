@@ -13,7 +13,7 @@ from test_conicgrad import check_promises, scaled
 from test_conicgrad_schedule import MOVING
 
 from mtrl_conic.combiners.conicgrad import ConicGrad
-from mtrl_conic.compose import compose_config
+from mtrl_conic.settings.compose import compose_config
 
 SIZES = (2, 3, 10, 50)
 AGREES = 1e-5  # of the optimum, or of ‖g_0‖ times the norm of the shortest gradient where it is less

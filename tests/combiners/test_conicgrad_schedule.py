@@ -8,10 +8,10 @@ from conftest import run_command
 from hard_matrices import hard_jacobians, make
 from test_properties import NoSynchronisation, on_an_accelerator  # noqa: F401
 
-from mtrl_conic.combiners import _validation
 from mtrl_conic.combiners.conicgrad import CONFLICT_RATE, DEGENERATE, ConicGrad
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import ConfigError
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.system import validation
 
 ENDS = [(0.9, 0.2), (0.2, 0.9), (1.0, 0.5), (0.5, 1.0)]
 MOVING = {
@@ -291,14 +291,14 @@ def test_a_moving_schedule_needs_its_length(schedule):
 
 
 def test_whole_numbers():
-    assert [_validation.whole("n", value, 1) for value in (1, 7, 2e6)] == [1, 7, 2_000_000]
+    assert [validation.whole("n", value, 1) for value in (1, 7, 2e6)] == [1, 7, 2_000_000]
     for value in (0, -1, 1.5, True, "3", None, math.nan, math.inf):
         with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
-            _validation.whole("n", value, 1)
+            validation.whole("n", value, 1)
 
 
 def test_choices():
-    assert _validation.choice("kind", "b", ("a", "b")) == "b"
+    assert validation.choice("kind", "b", ("a", "b")) == "b"
     for value in ("c", "", None, 1, ["a"]):
         with pytest.raises(ValueError, match="kind must be one of a, b, not "):
-            _validation.choice("kind", value, ("a", "b"))
+            validation.choice("kind", value, ("a", "b"))

@@ -9,12 +9,12 @@ from conftest import run_command
 from hard_matrices import hard_jacobians
 from torchjd import aggregation
 
-from mtrl_conic.checkpoint import to_plain
 from mtrl_conic.combiners import _torchjd_memory as memory
 from mtrl_conic.combiners import torchjd as bridge
 from mtrl_conic.combiners.torchjd import TorchJD
-from mtrl_conic.compose import compose_config
-from mtrl_conic.config import ConfigError
+from mtrl_conic.runs.checkpoint import to_plain
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.errors import ConfigError
 
 DETERMINISTIC = {
     "Mean": {},

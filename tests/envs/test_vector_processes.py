@@ -13,7 +13,7 @@ from vector_specs import ScriptSpec
 
 from mtrl_conic.envs.toy import ToySpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
-from mtrl_conic.signals import STOPPING
+from mtrl_conic.system.signals import STOPPING
 
 # Time for something to happen, not a claim about how fast it does.
 PATIENCE = 60.0

@@ -1,0 +1,1 @@
+"""What learns: an agent, and the parts that agents are made of."""

@@ -1,0 +1,163 @@
+"""The two products with a Jacobian: its Gramian, and a weighted sum of its rows.
+
+Where gradients nearly cancel, a float32 Gramian loses the norm of their sum. Both products are therefore in float64,
+except on the CPU where the gradients turn out to be far from cancelling: float32 takes half the time there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Columns of a matrix product in float64, and how many such products run as one batch: the products keep their
+# operands in a core's cache, and the batch keeps all cores busy without a second copy of the Jacobian.
+_PIECE, _PIECES = 4096, 16
+# An accelerator wants few large products: entries of a batch of pieces there, half a gigabyte in float64.
+_DEVICE_ENTRIES = 1 << 26
+# The CPU's product in float64 works on twelve columns at a time; ten, padded with zeros, take two thirds of the time.
+_TILE = 12
+
+_LARGE = 1 << 17  # columns from which the time of a product shows
+# Columns of a float32 product. Whatever the order of its additions, it is within 256 · 2^-24 of the product of the
+# norms (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and so is the sum of many in float64. Where the
+# roundings of different pieces do not conspire, the sum is within 1e-7.
+_FAST_PIECE = 256
+_FAST_ENTRIES = 1 << 22  # of the results of such products that are held at once
+# The square of a sum Σ w_i g_i is at least this share of Σ w_i² ‖g_i‖². It is then known to K · 256 · 2^-24 · 64 of
+# itself, which is less than K · 1e-3.
+_LEAST_EIGENVALUE = 1 / 64
+# A float32 sum of K vectors that keeps this share of its terms' norms is known to (K + 2) · 2e-6 of itself.
+_KEPT = 0.03
+# Squared norms between which float32 products neither vanish nor overflow.
+_SMALLEST, _LARGEST = 1e-26, 1e30
+
+
+def gramian(jacobian: Tensor) -> Tensor:
+    """Inner products of the per-task gradients.
+
+    Args:
+        jacobian: [S, K, P], any floating type.
+
+    Returns:
+        [S, K, K] in float64. Where float32 products were taken, the squared norm of any weighted sum of the gradients
+        follows to K · 1e-3 of itself at worst, and to K · 1e-5 unless roundings conspire, as with constant gradients.
+    """
+    if not _may_be_fast(jacobian):
+        return _exact_gramian(jacobian)
+    products = _fast_gramian(jacobian)
+    doubtful = _may_cancel(products)
+    if bool(doubtful.any()):  # a seed's result does not depend on the others'
+        products = torch.where(doubtful[:, None, None], _exact_gramian(jacobian), products)
+    return products
+
+
+def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None, gramian: Tensor | None = None) -> Tensor:
+    """The direction `weights · J`, accumulated in float64 and rounded once.
+
+    Args:
+        weights: [S, K].
+        jacobian: [S, K, P].
+        out: [S, P], written if given.
+        gramian: [S, K, K]; where it shows that the terms do not cancel, float32 is enough.
+
+    Returns:
+        [S, P] in the type of the Jacobian.
+    """
+    if out is None:
+        out = jacobian.new_empty(jacobian.shape[0], jacobian.shape[2])
+    if gramian is None or not _may_be_fast(jacobian):
+        return _exact_sum(weights, jacobian, out)
+    cancelling = _cancels(weights, gramian)
+    for seed, exact in enumerate(cancelling.tolist()):
+        row = slice(seed, seed + 1)
+        if exact:
+            _exact_sum(weights[row], jacobian[row], out[row])
+        else:
+            with _library_for_small_products():
+                torch.mm(weights[row].to(jacobian), jacobian[seed], out=out[row])
+    return out
+
+
+def _may_be_fast(jacobian: Tensor) -> bool:
+    """On an accelerator a look at the result would keep the host waiting."""
+    return jacobian.device.type == "cpu" and jacobian.dtype == torch.float32 and jacobian.shape[2] >= _LARGE
+
+
+def _fast_gramian(jacobian: Tensor) -> Tensor:
+    whole = jacobian.shape[2] // _FAST_PIECE * _FAST_PIECE
+    rest = jacobian[..., whole:].double()
+    products = rest @ rest.mT
+    with _library_for_small_products():
+        for seed, columns in enumerate(jacobian[..., :whole]):
+            pieces = columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1)
+            for some in pieces.split(max(_FAST_ENTRIES // products[seed].numel(), 1)):
+                products[seed] += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
+    return products
+
+
+@contextmanager
+def _library_for_small_products() -> Iterator[None]:
+    """MKL; oneDNN, which large products may be set to use (`system.matmul`), takes ten times as long."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _may_cancel(products: Tensor) -> Tensor:
+    """Whether some weighted sum of a seed's gradients is too short to be known from these products, [S]."""
+    squares = products.diagonal(dim1=1, dim2=2)
+    known = ((squares >= _SMALLEST) & (squares <= _LARGEST)).all(-1)
+    norms = torch.where(known.unsqueeze(-1), squares, 1).sqrt()
+    cosines = torch.where(known[:, None, None], products / (norms.unsqueeze(1) * norms.unsqueeze(2)), 0)
+    return ~known | (torch.linalg.eigvalsh(cosines)[:, 0] < _LEAST_EIGENVALUE)
+
+
+def _cancels(weights: Tensor, products: Tensor) -> Tensor:
+    """Whether a seed's weighted sum is short beside its terms, [S]."""
+    weights = weights.to(products)
+    square = (weights.unsqueeze(1) @ products @ weights.unsqueeze(2)).flatten()
+    terms = (weights.abs() * products.diagonal(dim1=1, dim2=2).sqrt()).sum(-1)
+    return ~((square >= _SMALLEST) & (square <= _LARGEST) & (square >= (_KEPT * terms).square()))
+
+
+def _exact_gramian(jacobian: Tensor) -> Tensor:
+    num_seeds, num_tasks, _ = jacobian.shape
+    result = torch.zeros(num_seeds, num_tasks, num_tasks, dtype=torch.float64, device=jacobian.device)
+    pads = jacobian.device.type == "cpu" and num_tasks < 2 * _TILE and num_tasks % _TILE >= 8
+    for _, pieces in _double_pieces(jacobian, -(-num_tasks // _TILE) * _TILE if pads else num_tasks):
+        result += (pieces[:, :, :num_tasks] @ pieces.mT).sum(1)[..., :num_tasks]
+    return result
+
+
+def _exact_sum(weights: Tensor, jacobian: Tensor, out: Tensor) -> Tensor:
+    row = weights.double()[:, None, None]
+    for columns, pieces in _double_pieces(jacobian, jacobian.shape[1]):
+        out[:, columns] = (row @ pieces).flatten(1)
+    return out
+
+
+def _double_pieces(jacobian: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
+    """Pieces [S, n, rows, c] of a Jacobian [S, K, P] in float64, zero below the K rows, with the columns they cover.
+
+    A piece is valid until the next.
+    """
+    num_seeds, num_tasks, size = jacobian.shape
+    most = _PIECES if jacobian.device.type == "cpu" else max(_DEVICE_ENTRIES // (num_seeds * num_tasks * _PIECE), 1)
+    start, buffer = 0, None
+    while start < size:
+        piece = min(_PIECE, size - start)
+        count = min(most, (size - start) // piece)
+        columns = slice(start, start + count * piece)
+        shape = (num_seeds, count, rows, piece)
+        if buffer is None or buffer.shape != shape:
+            buffer = jacobian.new_empty(shape, dtype=torch.float64)
+            buffer[:, :, num_tasks:] = 0
+        buffer[:, :, :num_tasks].copy_(jacobian[..., columns].unflatten(2, (count, piece)).transpose(1, 2))
+        yield columns, buffer
+        start = columns.stop

@@ -1,0 +1,1 @@
+"""What acts after training, out of a run's checkpoints."""

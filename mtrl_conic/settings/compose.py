@@ -1,0 +1,283 @@
+"""Composition of a run's settings by Hydra, with one clear line for whatever cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mtrl_conic.settings import explain, paths
+from mtrl_conic.settings.errors import ConfigError, first_line
+from mtrl_conic.settings.overrides import GROUPS, parse, quote, with_paths_quoted
+from mtrl_conic.settings.schema import TrainConfig, validate
+
+CONFIG_DIR = paths.CONFIG_DIR
+
+# What `resume` may change; a name that ends in a dot stands for all settings below it.
+CHANGEABLE = (
+    "steps_per_task",
+    "device",
+    "threads",
+    "cuda_graphs",
+    "env.workers",
+    "eval.",
+    "max_wall_seconds",
+    "logger",
+)
+
+
+def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:
+    """Compose and check the settings of a new run.
+
+    Args:
+        overrides: as on the command line, `key=value`.
+        config_dirs: folders searched beside the package's own, for a user's `combiner/<name>.yaml`.
+
+    Raises:
+        ConfigError: something cannot be used.
+    """
+    overrides = with_paths_quoted(overrides)
+    search = search_path(config_dirs)
+    parse(overrides)
+    with clear_errors(overrides, config_dirs):
+        settings = _compose([*overrides, *search])
+    config = typed(*without_hydra(settings))
+    validate(config)
+    return config
+
+
+def resume_config(folder: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:
+    """The stored settings of a run with the changes that `CHANGEABLE` allows; `config_dirs` need only exist.
+
+    Raises:
+        ConfigError: the stored settings cannot be read, or an override differs from them elsewhere.
+    """
+    search_path(config_dirs)
+    run_dir = _folder("resume", folder)
+    stored = load_stored(run_dir)
+    with _named(f"resume={run_dir}: config.yaml"):
+        typed(stored)
+    for override in parse(with_paths_quoted(overrides)):
+        key, value = override.key_or_group, override.value()
+        if key == "run_dir":
+            if os.path.realpath(str(value)) != os.path.realpath(run_dir):
+                raise ConfigError(f"run_dir={value}: cannot change on resume; the folder is resume={run_dir}")
+            continue
+        _change(stored, key, value)
+    config = typed(stored)
+    config.run_dir = str(run_dir)
+    validate(config)
+    return config
+
+
+def _folder(key: str, text: str) -> Path:
+    try:
+        return Path(paths.expand(text))
+    except ValueError as error:
+        raise ConfigError(f"{key}={text}: {error}") from error
+
+
+def load_stored(run_dir: Path, key: str = "resume") -> DictConfig:
+    """The stored `config.yaml` of a run folder; `key` is what the user named the folder with.
+
+    The folder may have been moved: the stored `run_dir` is left out. Settings of versions that stored no `choices` get
+    those that can be told.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    path = run_dir / "config.yaml"
+    if not os.path.isfile(path):
+        raise ConfigError(f"{key}={run_dir}: not a run folder, it has no config.yaml")
+    try:
+        stored = OmegaConf.load(path)
+    except Exception as error:  # any parser error means the same to the user
+        raise ConfigError(f"{key}={run_dir}: config.yaml cannot be read: {first_line(error)}") from error
+    if not isinstance(stored, DictConfig):
+        raise ConfigError(f"{key}={run_dir}: config.yaml holds no settings")
+    stored["run_dir"] = None
+    if "choices" not in stored:
+        stored["choices"] = _told_choices(stored)
+    return stored
+
+
+def _told_choices(stored: DictConfig) -> dict[str, str]:
+    """What the settings of a version that did not store its choices were composed of, as far as that can be told."""
+    env, target = (explain.raw_value(stored, key) for key in ("env.name", "combiner._target_"))
+    combiners = {explain.target_of(name): name for name in paths.choices("combiner")}
+    found = {"env": env, "agent": "mtmhsac", "combiner": combiners.get(target)}  # there was one agent
+    return {group: name for group, name in found.items() if isinstance(name, str)}
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Say of a setting that cannot be used where it is from."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def typed(config: DictConfig, choices: Mapping[str, str] | None = None) -> TrainConfig:
+    """Convert to the schema; a misspelt key or a value of the wrong type is a `ConfigError`.
+
+    Args:
+        config: the settings.
+        choices: what they were composed of; None where they say so themselves.
+    """
+    if choices is not None and "choices" in config:
+        raise ConfigError(explain.unknown_key("choices"))
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        _accept_whole_floats(plain, TrainConfig)
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), plain)
+        result = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain.type_error(error, config)) from error
+    assert isinstance(result, TrainConfig)
+    for key, numbers in (("seeds", result.seeds), ("agent.hidden_sizes", result.agent.hidden_sizes)):
+        if not all(type(number) is int for number in numbers):  # OmegaConf lets lists in lists pass
+            raise ConfigError(explain.no_list(key, numbers))
+    result.choices = result.choices if choices is None else dict(choices)
+    if result.run_dir is not None:  # it may be from a yaml file
+        result.run_dir = str(_folder("run_dir", result.run_dir))
+    return result
+
+
+def without_hydra(settings: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Settings as composed → those of the run, and what they were composed of."""
+    chosen = settings.hydra.runtime.choices
+    with open_dict(settings):
+        choices = chosen_of(chosen)
+        del settings["hydra"]
+    return settings, choices
+
+
+def chosen_of(choices: Mapping[str, Any]) -> dict[str, str]:
+    """Of Hydra's choices those of ours that were made; several experiments are joined by commas."""
+    made = {group: choices.get(group) for group in GROUPS}
+    return {group: one if isinstance(one, str) else ",".join(map(str, one)) for group, one in made.items() if one}
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra.compose("train", [*overrides], return_hydra_config=True)
+
+
+def search_path(config_dirs: Sequence[str]) -> list[str]:
+    """The override that has Hydra search the folders, if any.
+
+    Raises:
+        ConfigError: one of them does not exist.
+    """
+    folders = []
+    for folder in config_dirs:
+        found = _folder("--config-dir", folder)
+        if not os.path.isdir(found):
+            raise ConfigError(f"--config-dir {folder}: no such folder")
+        folders.append(quote(f"file://{found.resolve()}"))
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+
+
+@contextmanager
+def clear_errors(overrides: Sequence[str], config_dirs: Sequence[str]) -> Iterator[None]:
+    """Turn whatever a composition fails with into a `ConfigError` of one line; our own code stays outside."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # Hydra, OmegaConf and YAML have no common kind
+        raise ConfigError(_explain_composition(error, overrides, config_dirs)) from error
+
+
+def is_changeable(key: str) -> bool:
+    """Whether `resume` may change the setting."""
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE)
+
+
+def refusal(key: str, value: Any, stored: Any) -> str:
+    """The line that refuses another value than the stored one."""
+    names = ", ".join(name + "*" if name.endswith(".") else name for name in CHANGEABLE)
+    has = "" if stored is _MISSING else f", the run has {stored}"
+    return f"{key}={value}: cannot change on resume{has}; only {names} can"
+
+
+def _change(stored: DictConfig, key: str, value: Any) -> None:
+    if is_changeable(key):
+        if OmegaConf.select(stored, key, default=_MISSING) is _MISSING and key not in explain.known_keys():
+            raise ConfigError(explain.unknown_key(key))
+        OmegaConf.update(stored, key, value, force_add=True)
+        return
+    current = stored.choices.get(key, _MISSING) if key in GROUPS else OmegaConf.select(stored, key, default=_MISSING)
+    if current is _MISSING and key not in GROUPS:
+        raise ConfigError(_unknown_in_run(key, stored))
+    if current != value:
+        raise ConfigError(refusal(key, value, current))
+
+
+def _unknown_in_run(key: str, stored: DictConfig) -> str:
+    plain = OmegaConf.to_container(stored)
+    assert isinstance(plain, dict)
+    return explain.unknown_key(key, {str(name): value for name, value in plain.items()}, stored.choices)
+
+
+_MISSING = object()
+
+
+def _accept_whole_floats(plain: Any, schema: Any) -> None:
+    """Let 2e6 stand where an integer is meant."""
+    for entry in dataclasses.fields(schema):
+        value = plain.get(entry.name) if isinstance(plain, dict) else None
+        if isinstance(value, dict) and entry.name in explain.SECTIONS:
+            _accept_whole_floats(value, explain.SECTIONS[entry.name])
+        elif isinstance(value, float) and value.is_integer() and str(entry.type).startswith("int"):
+            plain[entry.name] = int(value)
+
+
+def _explain_composition(error: Exception, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
+    """One line out of Hydra's several; other compositions are tried for it, so Hydra's state is not kept."""
+    GlobalHydra.instance().clear()
+    explanations = (explain.unknown_choice, explain.bad_merge, explain.bad_reference)
+    known = next(filter(None, (explanation(error) for explanation in explanations)), None)
+    if known := known or explain.bad_file(error, config_dirs):
+        return known
+    key = explain.unknown_in_composition(error)
+    if key:
+        return explain.unknown_key(key, *_chosen(overrides, config_dirs))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return first_line(error)
+    return f"{_culprit(overrides, config_dirs)}{first_line(error)}"
+
+
+def _chosen(overrides: Sequence[str], config_dirs: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings and choices by the groups alone, empty where they cannot be composed either."""
+    groups = [text for text in overrides if text.lstrip("+").partition("=")[0] in GROUPS]
+    try:
+        settings, choices = without_hydra(_compose([*groups, *search_path(config_dirs)]))
+        plain = OmegaConf.to_container(settings)
+    except Exception:  # another thing is wrong, and what was found first is said
+        return {}, {}
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}, choices
+
+
+def _culprit(overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
+    """The override without which the composition works, if there is one."""
+    search = search_path(config_dirs)
+    for index, text in enumerate(overrides):
+        try:
+            _compose([*overrides[:index], *overrides[index + 1 :], *search])
+        except Exception:  # whatever it fails with, this one is not to blame alone
+            continue
+        return f"{text}: "
+    return ""

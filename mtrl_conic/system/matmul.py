@@ -1,0 +1,54 @@
+"""How products of float32 matrices are computed."""
+
+from __future__ import annotations
+
+import torch
+
+_PROBES = ((1, 1280, 400, 400), (1, 320, 49, 256), (10, 128, 400, 400), (2, 64, 64, 16))
+
+
+def set_matmul_precision(precision: str, device: torch.device | str) -> None:
+    """Choose how products of float32 matrices are computed, in this process.
+
+    "highest" is float32 throughout; "high" is TF32 on CUDA, and float32 on the CPU. There float32 is computed by oneDNN
+    where that is exact: with AVX-512 on an AMD processor it takes half the time of MKL, which torch would use.
+    "medium" allows bfloat16 inside.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    torch.set_float32_matmul_precision("highest" if on_cpu and precision == "high" else precision)
+    if on_cpu and precision != "medium" and _onednn_is_exact():
+        torch.set_float32_matmul_precision("medium")
+
+
+def float32_products(device: torch.device) -> str:
+    """How products of float32 matrices are computed now."""
+    highest = torch.get_float32_matmul_precision() == "highest"
+    if device.type == "cuda":
+        return "float32" if highest else "TF32"
+    if highest:
+        return "float32"
+    return "float32 (oneDNN)" if _onednn_is_exact() else "bfloat16 inside (oneDNN)"
+
+
+def _onednn_is_exact() -> bool:
+    """Whether torch's "medium", which hands products to oneDNN and allows it bfloat16, computes in float32 here.
+
+    It does unless the processor has matrix units for bfloat16. All numbers below are powers of two or 1 + 2^-20,
+    which bfloat16 and TF32 would round, and so are the results in float32.
+    """
+    value = 1 + 2.0**-20
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return all(_is_exact(value, *shape) for shape in _PROBES)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _is_exact(value: float, batch: int, rows: int, inner: int, columns: int) -> bool:
+    left = torch.full((batch, rows, inner), value)
+    right = torch.zeros(batch, inner, columns)
+    right[:, 0] = 1
+    bias = torch.zeros(batch, 1, columns)
+    found = (torch.bmm(left, right), torch.baddbmm(bias, left, right), torch.bmm(right.mT, left.mT))
+    return all(bool((product == value).all()) for product in found)

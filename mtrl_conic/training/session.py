@@ -1,0 +1,155 @@
+"""One process's work on a run: its folder opened, the training, how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from mtrl_conic.envs.vector import WorkerError
+from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start
+from mtrl_conic.runs.files import WriteError
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.runs.stage import Stage, prepare, stage
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.system.capture import CaptureError
+from mtrl_conic.system.signals import Signals
+from mtrl_conic.training.seed_watch import HaltedSeed, read_halted
+from mtrl_conic.training.trainer import AllHaltedError, Trainer
+
+
+def train(
+    config: TrainConfig,
+    resume: bool,
+    stopped: Signals,
+    started: float | None = None,
+    start: Start = NEWEST,
+) -> int:
+    """Train in the run folder of `config` and say on standard error what ended it, if not its last step.
+
+    Args:
+        config: settings, already validated.
+        resume: go on with what the folder holds.
+        stopped: looked at each step.
+        started: when `max_wall_seconds` began, in `time.perf_counter`; by default now.
+        start: which checkpoint to go on from.
+
+    Returns:
+        The exit status: 0 done or out of `max_wall_seconds`, 128 + n stopped by a signal, 1 anything else, also a run
+        of which a seed stopped learning.
+
+    Raises:
+        ConfigError: the folder cannot be used, or no checkpoint of it.
+    """
+    started = time.perf_counter() if started is None else started
+    try:
+        return _train(config, resume, stopped, started, start)
+    except WriteError as error:
+        print(f"error: {error}; {_way_on(config.run_dir)}", file=sys.stderr)
+        return 1
+
+
+def _way_on(run_dir: str | None) -> str:
+    """What to do after a disk that was full."""
+    if run_dir is None or not Path(run_dir, "config.yaml").is_file():
+        return "nothing was begun: make room, and start again"
+    newest = max(Checkpoints(Path(run_dir, "checkpoints")).steps(), default=0)
+    return f"make room, and resume={run_dir} goes on from step {newest}"
+
+
+def _train(config: TrainConfig, resume: bool, stopped: Signals, started: float, start: Start) -> int:
+    with open_run(config, resume) as run_dir:
+        print(f"run folder: {run_dir}", flush=True)
+        try:
+            trainer = Trainer(config, run_dir, resume, start)
+        except CheckpointError as error:
+            raise ConfigError(f"resume={run_dir}: {error}") from error
+        except AllHaltedError as error:
+            print(f"error: resume={run_dir}: {error}; {_go_back(run_dir)}", file=sys.stderr)
+            return 1
+        except WorkerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        begun, start_up = trainer.step, time.perf_counter() - started
+        try:
+            complete = trainer.run(stopped, started)
+        except AllHaltedError as error:
+            print(f"error: {error}; {_go_back(run_dir)}", file=sys.stderr)
+            return 1
+        except WorkerError as error:
+            print(f"error: {error}; a checkpoint was written: resume={run_dir}", file=sys.stderr)
+            return 1
+        except CaptureError as error:
+            hint = f"use resume={run_dir} cuda_graphs=false"
+            print(f"error: a CUDA graph cannot be recorded ({error}); {hint}", file=sys.stderr)
+            return 1
+        finally:
+            trainer.close()
+        if not complete:
+            if trainer.step == begun and not stopped():
+                print(_no_step(config, trainer.step, start_up), file=sys.stderr)
+            print(f"stopped at step {trainer.step}; continue with resume={run_dir}", file=sys.stderr)
+        if stopped.received and not complete:
+            return 128 + stopped.received
+        return _name_halted(trainer.seed_watch.halted.values())
+
+
+def _no_step(config: TrainConfig, step: int, start_up: float) -> str:
+    """What a job that is queued again and again must not keep to itself."""
+    limit = config.max_wall_seconds or 0.0
+    reason = f"starting took {start_up:.0f} s" if start_up >= limit else f"the evaluation at step {step} did not end"
+    return f"max_wall_seconds={limit:g}: no step was made, as {reason}; with no more time the run never goes on"
+
+
+def resume(config: TrainConfig, stopped: Signals, started: float | None = None, start: Start = NEWEST) -> int:
+    """`train` on in the folder of a run, from `start`.
+
+    Raises:
+        ConfigError: as `train`, or the folder has records and no checkpoint, which a new start would remove, or none of
+            the step asked for.
+    """
+    run_dir = Path(str(config.run_dir))
+    checkpoints = Checkpoints(run_dir / "checkpoints")
+    steps = checkpoints.steps()
+    if start.step is not None and start.step not in steps:
+        there_are = ", ".join(map(str, sorted(steps))) or "none"
+        raise ConfigError(f"resume_from={start.step}: no such checkpoint; there are those of step {there_are}")
+    if not steps and stage(run_dir, config.seeds, config.steps_per_task) is Stage.COMPLETE:
+        if checkpoints.folder.is_dir():
+            raise ConfigError(f"resume={run_dir}: no usable checkpoint in {checkpoints.folder}")
+        return _leave(config)
+    return train(config, True, stopped, started, start)
+
+
+def _leave(config: TrainConfig) -> int:
+    print(f"complete: {config.run_dir}", flush=True)
+    return _name_halted(read_halted(Path(str(config.run_dir))))
+
+
+def _name_halted(halted: Iterable[HaltedSeed]) -> int:
+    """Say which seeds stopped learning before the end; returns the exit status."""
+    lines = [f"error: {seed}; its results since are those of its last finite weights" for seed in halted]
+    for line in lines:
+        print(line, file=sys.stderr)
+    return 1 if lines else 0
+
+
+def _go_back(run_dir: Path) -> str:
+    step = Checkpoints(run_dir / "checkpoints").last_healthy()
+    if step is None:
+        return "no checkpoint is left of before"
+    return f"resume={run_dir} resume_from={step} goes back to the last checkpoint before it"
+
+
+def train_or_resume(config: TrainConfig, stopped: Signals, started: float | None = None) -> int:
+    """`train` a new run, or go on with what `config.run_dir` holds; a complete one is left as it is.
+
+    Raises:
+        ConfigError: as `train`, or the folder holds another run.
+    """
+    found = prepare(config)
+    if found is Stage.COMPLETE:
+        return _leave(config)
+    return train(config, found is Stage.BEGUN, stopped, started)

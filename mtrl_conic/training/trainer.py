@@ -1,0 +1,239 @@
+"""The training loop: collect, add, sample, update, evaluate, log, checkpoint."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from mtrl_conic.agents.replay import ReplayBuffer
+from mtrl_conic.agents.sac import MultiTaskSAC
+from mtrl_conic.envs import make_spec
+from mtrl_conic.envs.evaluation import Interrupted, evaluate
+from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
+from mtrl_conic.runs.records import RunLogger
+from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.system.heap import keep_freed_memory, make_current
+from mtrl_conic.training.metrics import EpisodeStatistics, Stopwatch, to_values
+from mtrl_conic.training.seed_watch import SeedWatch
+from mtrl_conic.training.steps import device_steps
+from mtrl_conic.training.transfer import StepTransfer
+
+
+class AllHaltedError(RuntimeError):
+    """No seed of the run learns any more."""
+
+
+class Trainer:
+    """Trains S agents on K tasks in a run folder.
+
+    Args:
+        config: settings, already validated.
+        run_dir: the run folder; it exists.
+        resume: continue from its newest checkpoint, if it has any.
+        start: which checkpoint to continue from.
+
+    Raises:
+        CheckpointError: `resume`, and no checkpoint can be read.
+        AllHaltedError: `resume`, and no seed of the checkpoint learns any more.
+        WorkerError: an environment could not be built.
+    """
+
+    def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False, start: Start = NEWEST) -> None:
+        self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
+        make_current(self.device)
+        keep_freed_memory()
+        spec = make_spec(config.env)
+        sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
+        self.agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, self.device)
+        self.replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task, self.device)
+        self.checkpoints = Checkpoints(run_dir / "checkpoints")
+        self.step = self.evaluated = 0
+        self.saved = -1
+        self.best = -1.0
+        self.wall_seconds = 0.0
+        self.success = float("nan")
+        self.metrics: dict[str, Tensor] = {}
+        self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
+        self.watch = Stopwatch()
+        resuming = resume and bool(self.checkpoints.steps())
+        state = self._load(start) if resuming else None
+        last = self.step if resuming else -1
+        self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
+        counts = (config.updates_per_step, config.env.num_envs_per_task)
+        self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, *counts)
+        self._look_at_seeds()
+        self.steps = device_steps(self.agent, self.replay, config.batch_size_per_task, config.cuda_graphs)
+        timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
+        self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
+        workers = min(config.workers, config.num_envs // num_envs)
+        self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
+        self.transfer = StepTransfer(self.envs.shape, *sizes[1:], self.device)
+        self.observation = self._start_envs(state)
+        if state is None:
+            self._save()
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False, started: float | None = None) -> bool:
+        """Train until `steps_per_task`, `max_wall_seconds` or `should_stop`; a checkpoint is always written.
+
+        Args:
+            should_stop: asked at every step.
+            started: when `max_wall_seconds` began, in `time.perf_counter`; by default now.
+
+        Returns:
+            Whether the run is complete.
+
+        Raises:
+            AllHaltedError: no seed learns any more; the checkpoint holds the last finite state of each.
+            WorkerError: an environment failed.
+        """
+        start, before = time.perf_counter(), self.wall_seconds
+        limit = (start if started is None else started) + (self.config.max_wall_seconds or float("inf"))
+        stop = lambda: should_stop() or time.perf_counter() > limit  # noqa: E731
+        bar = tqdm(total=self.config.steps_per_task, initial=self.step, unit="step", disable=None)
+        bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
+        try:
+            while True:
+                self.wall_seconds = before + time.perf_counter() - start
+                if self._evaluation_due():
+                    self._evaluate(stop)
+                    bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
+                if self.step >= self.config.steps_per_task:
+                    return True
+                if stop():
+                    raise Interrupted
+                self._step()
+                bar.update(self.step - bar.n)
+                if self._passed(self.config.metrics_every):
+                    self._log()
+        except (Interrupted, WorkerError) as reason:
+            self._save(final=True)
+            if isinstance(reason, WorkerError):
+                raise
+            return False
+        finally:
+            bar.close()
+
+    def close(self) -> None:
+        """End the workers and close the records."""
+        self.envs.close()
+        self.eval_envs.close()
+        self.logger.close()
+
+    def _step(self) -> None:
+        """One step of every environment, with the updates done while the environments are busy."""
+        config, observation = self.config, self.observation
+        explore = self.step < config.warmup_steps
+        with self.watch("update"):  # on a GPU, waits for the update before
+            action = (self.agent.random_actions if explore else self.steps.explore)(observation)
+            sent = self.transfer.action(action)
+        with self.watch("env"):
+            self.envs.send(sent)
+        if not explore and len(self.replay) > 0:
+            with self.watch("update"):
+                for _ in range(config.updates_per_step):
+                    self.metrics = self.steps.update()
+        with self.watch("env"):
+            result = self.envs.receive()
+        self.observation, following, reward, terminated = self.transfer.step(result)
+        self.replay.add(observation, action, reward, following, terminated)
+        self.episodes.add(result)
+        self.step += config.env.num_envs_per_task
+
+    def _evaluate(self, stop: Callable[[], bool]) -> None:
+        self._look_at_seeds()
+        final = self.step >= self.config.steps_per_task
+        episodes = self.config.eval.final_episodes if final else self.config.eval.episodes
+        with self.watch("eval"):
+            result = evaluate(self.steps.exploit, self.eval_envs, episodes, self.device, stop)
+        self.evaluated, self.success = self.step, float(result.success_rate.mean())
+        self.logger.evaluation(self.step, result, self.wall_seconds, self.seed_watch.since)
+        tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes per task and seed")
+        if self.success >= self.best:  # of equals the latest
+            self.best = self.success
+            weights = {"actor": self.agent.actor.params, "step": self.step, "success_rate": self.success}
+            write_file(self.checkpoints.folder / "best.pt", weights)
+        self._save()
+
+    def _log(self) -> None:
+        self._look_at_seeds()
+        values = self.seed_watch.mask(to_values(self.metrics))
+        for line in self.seed_watch.huge_losses(values):
+            tqdm.write(f"warning: step {self.step}: {line}", file=sys.stderr)
+        values |= self.episodes.take()
+        values |= self.watch.take(self.step, len(self.config.seeds))
+        self.logger.metrics(self.step, values)
+
+    def _look_at_seeds(self) -> None:
+        """Name the seeds that stopped learning since the last look, the only place that waits for the device."""
+        new = self.seed_watch.look(self.step)
+        if new:
+            self.logger.halted(self.seed_watch.records())
+        if self.seed_watch.all_halted:
+            if self.saved < self.step:
+                self._save()
+            raise AllHaltedError("; ".join(map(str, self.seed_watch.halted.values())))
+        for halted in new:
+            tqdm.write(f"warning: {halted}; the other seeds go on", file=sys.stderr)
+
+    def _save(self, final: bool = False) -> None:
+        self.logger.flush()
+        try:
+            envs = to_plain(self.envs.get_state())
+        except RuntimeError:  # a WorkerError, or the vector is closed since one
+            if not final:
+                raise
+            envs = None  # a worker is gone and its episodes with it: they start anew
+        state = {
+            "agent": self.agent.state_dict(),
+            "envs": envs,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "success": self.success,
+            "wall_seconds": self.wall_seconds,
+            "episodes": self.episodes.state_dict(),
+        }
+        healthy = not bool(self.agent.health.halted.any())
+        self.checkpoints.save(self.step, state, self.replay, healthy)
+        self.saved = self.step
+
+    def _load(self, start: Start) -> dict[str, Any]:
+        state, messages = self.checkpoints.load(self.replay, *start)
+        for message in messages:
+            tqdm.write(message)
+        if "health" not in state["agent"]:
+            raise CheckpointError("its checkpoints are of an earlier version, which can be evaluated but not resumed")
+        try:
+            self.agent.load_state_dict(state["agent"])
+        except ValueError as error:  # a combiner that cannot go on from what was saved
+            raise CheckpointError(f"{self.run_dir}: {error}") from error
+        self.episodes.load_state_dict(to_numpy(state["episodes"]))
+        self.step, self.evaluated = state["step"], state["evaluated"]
+        self.best, self.success, self.wall_seconds = state["best"], state["success"], state["wall_seconds"]
+        self.saved = self.step
+        if not self.checkpoints.keep_best(self.step):
+            self.best = -1.0
+        return state
+
+    def _start_envs(self, state: dict[str, Any] | None) -> Tensor:
+        if state is None:
+            return self.transfer.observation(self.envs.reset())
+        if state["envs"] is None:
+            tqdm.write("the checkpoint was written after a worker was lost: episodes start anew")
+            return self.transfer.observation(self.envs.reset())
+        return self.transfer.observation(self.envs.set_state(to_numpy(state["envs"])))
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.eval.every
+        passed = self.step // every > self.evaluated // every
+        return passed or (self.step >= self.config.steps_per_task and self.evaluated < self.step)
+
+    def _passed(self, every: int) -> bool:
+        """Whether the last vector step reached a multiple of `every`."""
+        return self.step // every > (self.step - self.config.env.num_envs_per_task) // every
