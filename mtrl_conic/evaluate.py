@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +19,8 @@ from mtrl_conic.envs.evaluation import Evaluation, Interrupted, evaluate
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.policies.actors import CHECKPOINTS, Actors, read_weights, stored_config
 from mtrl_conic.policies.record import facts, heading, method, results, table
-from mtrl_conic.runs.files import WriteError, check_disk, write_whole
+from mtrl_conic.runs.files import WriteError, write_whole
+from mtrl_conic.runs.outputs import check_file, check_folder
 from mtrl_conic.settings import arguments as read
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.schema import TrainConfig, validate_device
@@ -71,7 +70,6 @@ _READERS: dict[str, read.Reader] = {
     "video_goals": read.whole_list,
     "video_dir": read.path,
 }
-_LONGEST_NAME = 240  # bytes that file systems take for a name, less those of the file that becomes it
 _DEFAULTS: dict[str, Any] = {
     "checkpoint": "best",
     "episodes": 50,
@@ -90,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopped = Signals(_interrupt)
     try:
         options = _DEFAULTS | read.parse(arguments, _READERS, required=["run"])
-        with drawing_elsewhere() as options["backend"]:
+        with drawing_elsewhere() as backend:
+            options["backend"] = backend
             _run(options, stopped)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -120,7 +119,7 @@ def _run(options: dict[str, Any], stopped: Signals) -> None:
     act = actors.among(seeds)
     workers = _choose_workers(config, len(seeds) * len(actors.tasks), options.get("workers"))
     out = Path(options.get("out", run / _name(checkpoint, seeds, config.seeds, options["episodes"])))
-    _check_output(out)
+    check_file("out", out)
     spec, episodes = make_spec(config.env), options["episodes"]
     backend, folder = _check_video(options, config, spec, run)
     _compute_as_in_training(config, run)
@@ -210,20 +209,6 @@ def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:
     return workers
 
 
-def _check_output(path: Path) -> None:
-    """Find out before the work whether the file can be written."""
-    if os.path.isdir(path):
-        raise ConfigError(f"out={path}: is a folder")
-    if len(os.fsencode(path.name)) > _LONGEST_NAME:
-        raise ConfigError(f"out={path.name[:30]}...: the name is too long, at most {_LONGEST_NAME} bytes")
-    try:
-        path.exists()  # raises where the name is too long
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        check_disk(path, error)
-        raise ConfigError(f"out={path}: cannot be written ({error.strerror})") from error
-
-
 def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, run: Path) -> tuple[str, Path]:
     """What draws, and the folder of the videos, which is made."""
     folder = Path(options.get("video_dir", run / "videos"))
@@ -236,12 +221,7 @@ def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, ru
     if last >= played:
         raise ConfigError(f"video_goals: goal {last} is not among those played, 0 to {played - 1}")
     backend = find_backend(options["video_format"], config.env.name != "toy", options["backend"])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        check_disk(folder, error)
-        raise ConfigError(f"video_dir={folder}: cannot be written ({error.strerror})") from error
+    check_folder("video_dir", folder)
     return backend, folder
 
 

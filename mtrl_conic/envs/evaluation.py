@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,21 @@ class Evaluation(NamedTuple):
 
     success_rate: NDArray[np.float64]  # [S, K]
     episode_return: NDArray[np.float64]  # [S, K]
-    episodes: int  # a seed and task
+    episodes: int  # per seed and task
+
+    def lines(self, step: int, seeds: Sequence[int], tasks: Sequence[str]) -> list[dict[str, Any]]:
+        """A record per seed, ready for JSON: what `evaluations.jsonl` holds, the time aside."""
+        return [
+            {
+                "step": step,
+                "seed": seed,
+                "success_rate": float(self.success_rate[row].mean()),
+                "success": dict(zip(tasks, self.success_rate[row].tolist(), strict=True)),
+                "return": dict(zip(tasks, self.episode_return[row].tolist(), strict=True)),
+                "episodes": self.episodes,
+            }
+            for row, seed in enumerate(seeds)
+        ]
 
 
 class Interrupted(Exception):
@@ -39,7 +53,7 @@ def evaluate(
 
     Args:
         act: deterministic policy, observations [S, K, 1, O] → actions [S, K, 1, A].
-        envs: one environment a seed and task, `goals="in_turn"`; they are reset first.
+        envs: one environment per seed and task, `goals="in_turn"`; they are reset first.
         should_stop: asked at every step.
 
     Raises:

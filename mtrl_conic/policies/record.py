@@ -43,22 +43,12 @@ def facts(
 
 def results(known: dict[str, Any], result: Evaluation) -> dict[str, Any]:
     """What was measured: means over seeds, and for each seed a line like those of `evaluations.jsonl`."""
-    by_task = lambda values: dict(zip(known["tasks"], values.tolist(), strict=True))  # noqa: E731
+    tasks = known["tasks"]
     return {
         "success_rate": float(result.success_rate.mean()),
-        "success": by_task(result.success_rate.mean(0)),
-        "return": by_task(result.episode_return.mean(0)),
-        "evaluations": [
-            {
-                "step": known["step"],
-                "seed": seed,
-                "success_rate": float(result.success_rate[row].mean()),
-                "success": by_task(result.success_rate[row]),
-                "return": by_task(result.episode_return[row]),
-                "episodes": result.episodes,
-            }
-            for row, seed in enumerate(known["seeds"])
-        ],
+        "success": dict(zip(tasks, result.success_rate.mean(0).tolist(), strict=True)),
+        "return": dict(zip(tasks, result.episode_return.mean(0).tolist(), strict=True)),
+        "evaluations": result.lines(known["step"], known["seeds"], tasks),
     }
 
 

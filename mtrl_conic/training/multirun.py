@@ -29,7 +29,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mtrl_conic.runs.files import check_disk, write_whole
+from mtrl_conic.runs.files import write_whole
+from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.runs.records import check_logger
 from mtrl_conic.runs.stage import Stage, look
 from mtrl_conic.settings.compose import CONFIG_DIR, chosen_of, clear_errors, search_path, typed, without_hydra
@@ -213,12 +214,8 @@ def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
     print(f"sweep folder: {folder} ({len(runs)} runs, {len(runs) - len(missing)} of them complete)", flush=True)
     if not missing:
         return halted
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
-    except OSError as error:
-        check_disk(folder, error)
-        raise ConfigError(f"hydra.sweep.dir={folder}: cannot be written ({error.strerror})") from error
+    check_folder("hydra.sweep.dir", folder)
+    write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
     in_process = str(master.hydra.launcher._target_).endswith(".BasicLauncher")
     # In this process the running run writes a checkpoint first.
     stopped = _signals() if in_process else Signals(_stop)

@@ -162,7 +162,10 @@ class _ToyCamera:
 
         image = Image.new("RGB", (_SIZE, _SIZE), "white")
         pen = ImageDraw.Draw(image)
-        to_pixels = lambda x, y: ((1.1 + x) / 2.2 * _SIZE, (1.1 - y) / 2.2 * _SIZE)  # noqa: E731
+
+        def to_pixels(x: float, y: float) -> tuple[float, float]:
+            return (1.1 + x) / 2.2 * _SIZE, (1.1 - y) / 2.2 * _SIZE
+
         pen.rectangle((*to_pixels(-1, 1), *to_pixels(1, -1)), outline="silver")
         x, y, _, _, goal_x, goal_y = step.observation.tolist()
         pen.circle(to_pixels(goal_x, goal_y), SUCCESS_RADIUS / 2.2 * _SIZE, fill="gold")
