@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 # Our commands have OpenMP's threads sleep while they wait for each other. A spinning one holds the core that the other
 # needs as soon as anything else runs beside them (docs/performance.md). It must be said before torch is imported, which
 # the module of a command may do at once: sys.argv[0] is "-m" while Python is on its way to that module.
-if sys.argv[:1] == ["-m"]:
+if sys.argv and os.path.basename(sys.argv[0]) in ("-m", "mtrl-conic"):
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:

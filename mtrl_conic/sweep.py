@@ -11,12 +11,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.paths import expand
-from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system import console
 from mtrl_conic.system.signals import Signals
+
+if TYPE_CHECKING:
+    from mtrl_conic.settings.schema import TrainConfig
 
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]

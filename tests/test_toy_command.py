@@ -9,13 +9,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from mtrl_conic import toy
 from mtrl_conic.combiners import Combiner
 from mtrl_conic.combiners.cagrad import CAGrad
 from mtrl_conic.combiners.conicgrad import ConicGrad
 from mtrl_conic.combiners.ls import LS
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.toy import methods
+from mtrl_conic.toy import problem as toy
 from mtrl_conic.toy.__main__ import main
 from mtrl_conic.toy.descent import TOLERANCE, descend
 from mtrl_conic.toy.geometry import GRADIENTS, _draw_feasible, settled_direction
