@@ -177,7 +177,7 @@ class Sweep:
     def _start(self, run: Run) -> None:
         """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""
         log = self._log(run) if self.jobs > 1 else None
-        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments]
+        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments, "--no-summary"]
         print(f"start: {run.name}", flush=True)
         run.started = time.monotonic()
         shell = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh"]

@@ -20,8 +20,9 @@ from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.evaluation import Evaluation, Interrupted, evaluate
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.policies.actors import CHECKPOINTS, Actors, read_weights, stored_config
-from mtrl_conic.policies.record import facts, heading, method, results, table
+from mtrl_conic.policies.record import facts, heading, method, results
 from mtrl_conic.runs.files import WriteError, check_disk, write_whole
+from mtrl_conic.runs.table import success_table
 from mtrl_conic.settings import arguments as read
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.schema import TrainConfig, validate_device
@@ -102,7 +103,7 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     replaced = _replaced(out)
     write_whole(out, json.dumps(record, indent=2) + "\n")
-    print(f"{table(record)}\nwritten     {out}{replaced}", flush=True)
+    print(f"{success_table(record['evaluations'])}\nwritten     {out}{replaced}", flush=True)
     if options["video"]:
         _show(_clips(tape, spec, record, folder, options), backend, stopped)
 

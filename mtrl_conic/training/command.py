@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from mtrl_conic.runs.checkpoint import Start
 from mtrl_conic.runs.records import check_logger
-from mtrl_conic.runs.stage import check_length
+from mtrl_conic.runs.stage import Stage, check_length, stage
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.signals import Signals
+from mtrl_conic.training.summary import summary
+
+_FLAGS = ("--config-dir", "--multirun", "--cfg", "--no-summary")
 
 
 @dataclass
@@ -28,6 +33,7 @@ class Command:
     replay: str | None = None
     multirun: bool = False
     show: bool = False
+    summary: bool = True
 
     @property
     def stored(self) -> bool:
@@ -64,7 +70,19 @@ def run(command: Command, started: float) -> int:
     if command.show:
         print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
         return 0
-    return train(command, config, started)
+    was_complete = _complete(config)
+    status = train(command, config, started)
+    if command.summary and not was_complete and _complete(config):
+        print(summary(Path(str(config.run_dir))), end="", flush=True)
+    return status
+
+
+def _complete(config: TrainConfig) -> bool:
+    if config.run_dir is None:
+        return False
+    with suppress(ConfigError):  # no run, or none to go on with: whoever works in the folder says so
+        return stage(Path(config.run_dir), config.seeds, config.steps_per_task) is Stage.COMPLETE
+    return False
 
 
 def train(command: Command, config: TrainConfig, started: float | None = None) -> int:
@@ -116,10 +134,12 @@ def split(arguments: Sequence[str]) -> Command:
             command.multirun = True
         elif flag == "--cfg":
             command.show = True
+        elif flag == "--no-summary":
+            command.summary = False
         elif flag in ("--config-dir", "-cd"):
             command.config_dirs.append(value if equals else next(rest, ""))
         elif flag.startswith("-"):
-            raise ConfigError(f"{argument}: no such option; there are --config-dir, --multirun, --cfg and --help")
+            raise ConfigError(f"{argument}: no such option; there are {', '.join(_FLAGS)} and --help")
         elif flag == "resume":
             command.resume = value
         elif flag == "resume_from":
