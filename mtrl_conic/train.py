@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from mtrl_conic.runs.files import WriteError
 from mtrl_conic.settings.arguments import wants_help
@@ -76,6 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WriteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+class _Command(ModuleType):
+    """This module, which the package hands out as a function too: one name cannot stand for two objects."""
+
+    def __call__(self, arguments: Sequence[str] = (), **settings: Any) -> Path:
+        from mtrl_conic.training.program import train
+
+        return train(arguments, **settings)
+
+
+sys.modules[__name__].__class__ = _Command
 
 
 def _usage() -> str:

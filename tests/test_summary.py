@@ -41,7 +41,7 @@ def test_no_summary(tmp_path, capsys):
 
 
 def evaluation(seed: int, rates: dict[str, float]) -> dict:
-    returns = {task: 10.0 * seed for task in rates}
+    returns = dict.fromkeys(rates, 10.0 * seed)
     return {"seed": seed, "success": rates, "return": returns, "success_rate": sum(rates.values()) / len(rates)}
 
 

@@ -61,7 +61,7 @@ def run(command: Command, started: float) -> int:
     Raises:
         ConfigError: something cannot be used.
     """
-    _check(command)
+    check(command)
     if command.multirun:
         from mtrl_conic.training.multirun import multirun
 
@@ -107,8 +107,12 @@ def train(command: Command, config: TrainConfig, started: float | None = None) -
     return session.train_or_resume(config, stopped, started)
 
 
-def _check(command: Command) -> None:
-    """Nothing is given up unless a person asks for it, for one run and once."""
+def check(command: Command) -> None:
+    """Nothing is given up unless a person asks for it, for one run and once.
+
+    Raises:
+        ConfigError: arguments do not go together.
+    """
     if command.replay not in (None, "partial"):
         raise ConfigError(f"replay={command.replay}: must be partial")
     for key, value in (("replay", command.replay), ("resume_from", command.resume_from)):
