@@ -19,19 +19,6 @@ _COLUMNS = (
     *("run", "env", "combiner", "method", "seed", "step", "task"),
     *("success", "return", "episodes", "wall_seconds", "halted"),
 )
-    "run",
-    "env",
-    "combiner",
-    "method",
-    "seed",
-    "step",
-    "task",
-    "success",
-    "return",
-    "episodes",
-    "wall_seconds",
-    "halted",
-)
 
 
 def load_runs(runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pandas.DataFrame:
