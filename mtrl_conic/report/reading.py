@@ -39,7 +39,7 @@ class Curve:
     wall_seconds: Array
 
 
-Trace = tuple[NDArray[np.int64], Array]  # steps [T], values [T] or, one a task, [T, K]
+Trace = tuple[NDArray[np.int64], Array]  # steps [T], values [T] or, one per task, [T, K]
 
 
 @dataclass
