@@ -11,12 +11,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.paths import expand
-from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system import console
 from mtrl_conic.system.signals import Signals
+
+if TYPE_CHECKING:
+    from mtrl_conic.settings.schema import TrainConfig
 
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
@@ -174,7 +177,7 @@ class Sweep:
     def _start(self, run: Run) -> None:
         """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""
         log = self._log(run) if self.jobs > 1 else None
-        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments]
+        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments, "--no-summary"]
         print(f"start: {run.name}", flush=True)
         run.started = time.monotonic()
         shell = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh"]

@@ -60,7 +60,7 @@ def test_peers_make_the_same_update():
     replay = filled_replay(config, sizes)
     batch = replay.sample(16)
     agents = []
-    for fill in (peers.mean_loss(), peers.backward_a_task(config, sizes[0]), peers.torchjd_backward("Mean")):
+    for fill in (peers.mean_loss(), peers.backward_per_task(config, sizes[0]), peers.torchjd_backward("Mean")):
         torch.manual_seed(0)
         agents.append(peers.PlainSAC(config, sizes, fill))
         agents[-1].update(batch)

@@ -21,6 +21,7 @@ from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.envs import metaworld
 from mtrl_conic.envs.evaluation import evaluate
 from mtrl_conic.envs.vector import VectorEnv
+from mtrl_conic.policies import evaluate_run
 from mtrl_conic.runs.checkpoint import write_file
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
@@ -146,8 +147,8 @@ def test_without_the_extra(run, monkeypatch, capsys):
 
 
 def test_a_video_that_cannot_be_drawn_costs_no_results(run, monkeypatch, capsys):
-    clips = command._clips
-    monkeypatch.setattr(command, "_clips", lambda *rest: [clip._replace(task=9) for clip in clips(*rest)])
+    clips = evaluate_run._clips
+    monkeypatch.setattr(evaluate_run, "_clips", lambda *rest: [clip._replace(task=9) for clip in clips(*rest)])
     assert command.main([f"run={run}", "episodes=1", "video=true", "video_format=gif"]) == 1
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1

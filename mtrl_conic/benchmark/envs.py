@@ -67,7 +67,7 @@ def _one_step(name: str, spec: EnvSpec, rounds: int) -> dict[str, float]:
 
 
 def _vectors(name: str, spec: EnvSpec, workers: int, rounds: int) -> tuple[dict[str, float], float]:
-    """Steps a second of the vectors, gymnasium's last, and the seconds to start and reset ours."""
+    """Steps per second of the vectors, gymnasium's last, and the seconds to start and reset ours."""
     shape = (_STEPS, len(spec.tasks), spec.action_size)
     actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     shipped = gymnasium.make_vec(f"Meta-World/{name.upper()}", vector_strategy="async", seed=0)

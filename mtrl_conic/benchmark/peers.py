@@ -116,7 +116,7 @@ def mean_loss() -> Fill:
     return lambda network, losses, features: losses.mean().backward()
 
 
-def backward_a_task(config: TrainConfig, num_tasks: int) -> Fill:
+def backward_per_task(config: TrainConfig, num_tasks: int) -> Fill:
     """K backward passes, then the project's own combiner."""
     made: dict[nn.Module, MultiTaskBackward] = {}
 
@@ -162,7 +162,7 @@ def benchmark_peers(options: Options) -> dict[str, Any]:
     functions = {name: agent_update(configs[name], sizes, replay) for name in names}
     fills = {"plain modules, mean loss": mean_loss()}
     for name in names[1:]:
-        fills[f"a backward pass per task, {name}"] = backward_a_task(configs[name], sizes[0])
+        fills[f"a backward pass per task, {name}"] = backward_per_task(configs[name], sizes[0])
     for aggregator in ("Mean", "PCGrad", "MGDA"):
         fills[f"TorchJD, {aggregator}"] = torchjd_backward(aggregator)
     functions |= {name: peer(config, sizes, replay, fill) for name, fill in fills.items()}

@@ -93,21 +93,6 @@ def _differences(known: dict[str, Any]) -> list[str]:
     return [f"note        trained with {', '.join(changed)}"] if changed else []
 
 
-def table(record: dict[str, Any]) -> str:
-    """Success rates by task (rows) and seed, and the mean return."""
-    several = len(record["seeds"]) > 1
-    width = max(map(len, (*record["tasks"], "success rate")))
-    heads = [f"seed {seed}" for seed in record["seeds"]] + (["mean"] if several else [])
-    rows = [["success rate", *heads, "return"]]
-    for task in record["tasks"]:
-        values = [line["success"][task] for line in record["evaluations"]]
-        values += [record["success"][task]] if several else []
-        rows.append([task, *(f"{value:.2f}" for value in values), f"{record['return'][task]:.1f}"])
-    means = [line["success_rate"] for line in record["evaluations"]] + ([record["success_rate"]] if several else [])
-    rows.append(["mean", *(f"{value:.3f}" for value in means), ""])
-    return "".join(row[0].ljust(width) + "".join(cell.rjust(10) for cell in row[1:]).rstrip() + "\n" for row in rows)
-
-
 def _trained_with(run: Path) -> dict[str, Any] | None:
     """The versions that the last piece of the training ran with, where they can be read."""
     try:

@@ -215,7 +215,7 @@ class RunLogger:
         self.flush()
 
     def metrics(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
-        """Record training metrics, each [S] or, one a task, [S, K]; NaN stands for "nothing to report"."""
+        """Record training metrics, each [S] or, one per task, [S, K]; NaN stands for "nothing to report"."""
         flat: dict[str, NDArray[np.float64]] = {}
         for key, value in values.items():
             if value.ndim == 1:

@@ -111,7 +111,7 @@ def run_one(settings: DictConfig) -> int:
 
 @functools.cache
 def _signals() -> Signals:
-    """One a process: the runs of a sweep may share it."""
+    """One per process: the runs of a sweep may share it."""
     return Signals()
 
 
