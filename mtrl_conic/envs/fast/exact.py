@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mtrl_conic.envs.base import State
 from mtrl_conic.envs.fast import rewards
 from mtrl_conic.envs.fast.mixin import FastMixin
-from mtrl_conic.envs.fast.rewards import hamacher_product, norm, rect_prism_tolerance
+from mtrl_conic.envs.fast.rewards import hamacher_product, norm
 
 __all__ = ["ExactMixin", "hamacher_product", "rect_prism_tolerance", "tolerance"]
 
@@ -35,6 +35,16 @@ def tolerance(
         raise ValueError(f"bounds {bounds} must be in order")
     distance = np.float64(lower - x if x < lower else x - upper) / margin
     return float(np.exp(-0.5 * (distance * _GAUSSIAN_SCALE) ** 2))
+
+
+def rect_prism_tolerance(curr: NDArray[Any], zero: NDArray[Any], one: NDArray[Any]) -> float:
+    """`rewards.rect_prism_tolerance` with the package's types: within the box it is one of numpy's numbers."""
+    product = 1.0
+    for x, start, end in zip(curr, zero, one, strict=True):
+        if not min(start, end) <= x <= max(start, end):
+            return 1.0
+        product *= (x - start) / (end - start)
+    return product
 
 
 class ExactMixin(FastMixin):
