@@ -30,6 +30,7 @@ INFO_TYPES: tuple[type, ...] = (float, np.float64, bool, np.bool_, int, np.int64
 # Types of an action: the official step computes with what it is given. A step names the one in use by its number.
 ACTION_TYPES = (np.float32, np.float64)
 
+_USUAL = frozenset(INFO_KEYS)
 _values = itemgetter(*INFO_KEYS)
 
 
@@ -136,6 +137,7 @@ class Member:
     index: int
     env: gymnasium.Env[Any, Any]
     over: bool = False  # whether the last step ended an episode that the next one has to reset
+    types: tuple[type, ...] = ()  # of its last info in the shared memory
 
 
 class BenchmarkGroup(NamedWork):
@@ -169,10 +171,9 @@ class BenchmarkGroup(NamedWork):
         """Apply the actions of that type; the infos that have no place in the shared memory, if there are any."""
         actions, infos = self._arrays.actions[action_type], {}
         for member in self._each():
-            index = member.index
-            info = self._step(member, actions[index].copy())
-            if not self._put(index, info):
-                infos[index] = info
+            info = self._step(member, actions[member.index].copy())
+            if not self._put(member, info):
+                infos[member.index] = info
         return infos or None
 
     def call(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> dict[int, Any]:
@@ -213,17 +214,18 @@ class BenchmarkGroup(NamedWork):
         arrays.truncated[index] = truncated
         return info
 
-    def _put(self, index: int, info: dict[str, Any]) -> bool:
+    def _put(self, member: Member, info: dict[str, Any]) -> bool:
         """Write an info into the shared memory, if it is one of a usual step."""
-        if len(info) != len(INFO_KEYS):
+        if info.keys() != _USUAL:
             return False
-        try:
-            values = _values(info)
-            types = [INFO_TYPES.index(type(value)) for value in values]
-        except (KeyError, ValueError):
-            return False
-        self._arrays.info[index] = values
-        self._arrays.info_types[index] = types
+        values = _values(info)
+        types = tuple(map(type, values))
+        if types != member.types:  # seldom
+            if not set(types) <= set(INFO_TYPES):
+                return False
+            self._arrays.info_types[member.index] = [INFO_TYPES.index(kind) for kind in types]
+            member.types = types
+        self._arrays.info[member.index] = values
         return True
 
     def _each(self) -> Iterator[Member]:
