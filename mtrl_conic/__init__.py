@@ -43,3 +43,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+def _on_the_way_to_a_command() -> bool:
+    """Whether this process is a command of ours, whose `--help` should not wait for gymnasium."""
+    if sys.argv[:1] == ["-m"]:  # what follows the module in the command line is in sys.argv already
+        module = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].removeprefix("-m")
+        return module.split(".")[0] == __name__
+    return os.path.basename(sys.argv[0]) == "mtrl-conic" if sys.argv else False
+
+
+if not _on_the_way_to_a_command():
+    from mtrl_conic.envs.registration import register
+
+    register()  # gymnasium.make("mtrl_conic/push-v3") works from here on

@@ -24,7 +24,7 @@ on the machine, ratios of what was measured in turns.
 
 parts (updates envs)
   updates   one update of each combiner, beside LS and beside the update's matrix products alone
-  envs      one environment step beside its physics; the vector beside gymnasium's; start-up
+  envs      one environment step beside its physics; our vector and the registered one beside gymnasium's; start-up
   loop      environments, update and the whole training loop; evaluation; memory; hours of 2M steps per task
   growth    an update against the number of tasks and seeds, batch and width
   profile   where the time of an update goes, by operator or kernel

@@ -35,8 +35,8 @@ def benchmark_tasks(name: str) -> tuple[str, ...]:
     return tuple(getattr(env_dict, f"{name.upper()}_V3"))
 
 
-def _draw_task_goals(task: str, random: np.random.RandomState) -> NDArray[np.float64]:
-    """The goals [50, n] that the package draws for one task: the last draw of each of fifty resets."""
+def _draw_task_goals(task: str, random: np.random.RandomState, count: int) -> NDArray[np.float64]:
+    """The goals [count, n] that the package draws for one task: the last draw of each of `count` resets."""
     import mujoco
 
     env = task_class(task)()
@@ -46,26 +46,26 @@ def _draw_task_goals(task: str, random: np.random.RandomState) -> NDArray[np.flo
         env._last_rand_vec = random.uniform(low, high, size=low.size)
         return env._last_rand_vec
 
-    # The package resets fifty times to draw fifty goals. Its draws and rejections do not look at the physics,
+    # The package resets once per goal. Its draws and rejections do not look at the physics,
     # so the same resets with the simulation left out give the same goals in a small part of the time.
     env._get_state_rand_vec = draw
     env.do_simulation = lambda ctrl, n_frames: mujoco.mj_kinematics(env.model, env.data)
     goals = []
-    for _ in range(NUM_GOALS):
+    for _ in range(count):
         env.reset()
         goals.append(env._last_rand_vec)
     env.close()
     return np.stack(goals)
 
 
-def draw_goals(tasks: Sequence[str], goal_seed: int) -> tuple[NDArray[np.float64], ...]:
-    """The goals of each task, [50, n] each, as the package's benchmarks draw them: one stream for all tasks.
+def draw_goals(tasks: Sequence[str], goal_seed: int, count: int = NUM_GOALS) -> tuple[NDArray[np.float64], ...]:
+    """The goals of each task, [count, n] each, as the package's benchmarks draw them: one stream for all tasks.
 
     For the tasks of `benchmark_tasks("mt10")` these are the goals of `metaworld.MT10(seed=goal_seed)`, for a
     single task those of `metaworld.MT1(task, seed=goal_seed)`; so a task's goals depend on those before it.
     """
     random = np.random.RandomState(goal_seed)  # the package's own kind of generator
-    return tuple(_draw_task_goals(task, random) for task in tasks)
+    return tuple(_draw_task_goals(task, random, count) for task in tasks)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,10 @@ from mtrl_conic.envs.shared import (
     Place,
     SharedArrays,
     VectorStep,
+    WorkerAssignment,
     WorkerError,
+    WorkerGroup,
+    WorkerMemory,
     receive_byte,
     receive_message,
     send_message,
@@ -103,7 +106,26 @@ class Episodes:
         self._success = success
 
 
-class Group:
+class NamedWork:
+    """Runs methods by name, and says which environment was at work when one fails."""
+
+    def __init__(self, assignment: WorkerAssignment, arrays: WorkerMemory) -> None:
+        self._named = assignment
+        self._current = arrays.current[assignment.worker : assignment.worker + 1]
+
+    def run(self, operation: str, *arguments: Any) -> Any:
+        """Call a method by name; what an environment raises becomes a WorkerError that names it."""
+        try:
+            return getattr(self, operation)(*arguments)
+        except Exception as error:
+            line = traceback.format_exception_only(error)[-1].strip()
+            name = self._named.name(int(self._current[0]))
+            failure = WorkerError(f"{name}: {operation} failed: {line}")
+            failure.add_note(traceback.format_exc())
+            raise failure from error
+
+
+class Group(NamedWork):
     """The environments of one worker; works in the worker's process or in the parent's own.
 
     Args:
@@ -112,22 +134,11 @@ class Group:
     """
 
     def __init__(self, assignment: Assignment, arrays: SharedArrays) -> None:
+        super().__init__(assignment, arrays)
         self._assignment = assignment
         self._arrays = arrays
-        self._current = arrays.current[assignment.worker : assignment.worker + 1]
         self._members: list[Episodes] = []
         self._observation = arrays.steps[0].observation  # of the last step, reset or loaded state
-
-    def run(self, operation: str, *arguments: Any) -> Any:
-        """Call a method by name; what an environment raises becomes a WorkerError that names it."""
-        try:
-            return getattr(self, operation)(*arguments)
-        except Exception as error:
-            line = traceback.format_exception_only(error)[-1].strip()
-            name = self._assignment.name(int(self._current[0]))
-            failure = WorkerError(f"{name}: {operation} failed: {line}")
-            failure.add_note(traceback.format_exc())
-            raise failure from error
 
     def build(self) -> None:
         """Make the environments."""
@@ -183,8 +194,8 @@ def main(socket_fd: int, memory_fd: int) -> None:
     """Serve the parent until it asks to quit or is gone.
 
     Args:
-        socket_fd: one end of a socket pair; the first message is the `Assignment`.
-        memory_fd: a file with the memory of `Assignment.layout`.
+        socket_fd: one end of a socket pair; the first message is the assignment.
+        memory_fd: a file with the memory of its layout.
     """
     # Only the parent decides what a signal means, also where a cluster sends it to all processes of a job. It may still
     # want the state of the environments; when it is gone this process ends.
@@ -201,10 +212,10 @@ def main(socket_fd: int, memory_fd: int) -> None:
         os._exit(1)  # the parent is gone
 
 
-def _prepare(connection: socket.socket, memory_fd: int) -> Group:
+def _prepare(connection: socket.socket, memory_fd: int) -> WorkerGroup:
     connection.recv(1)
     try:
-        assignment: Assignment = receive_message(connection)
+        assignment: WorkerAssignment = receive_message(connection)
     except (EOFError, ConnectionError):
         raise
     except Exception as error:  # for instance, the spec's module cannot be imported here
@@ -213,10 +224,10 @@ def _prepare(connection: socket.socket, memory_fd: int) -> Group:
         raise SystemExit(1) from None
     memory = mmap.mmap(memory_fd, assignment.layout.size)
     os.close(memory_fd)
-    return Group(assignment, assignment.layout.map(memory))
+    return assignment.group(assignment.layout.map(memory))
 
 
-def _serve(connection: socket.socket, group: Group) -> None:
+def _serve(connection: socket.socket, group: WorkerGroup) -> None:
     while True:
         command = receive_byte(connection, _PATIENCE)
         if command == QUIT:
@@ -231,7 +242,7 @@ def _serve(connection: socket.socket, group: Group) -> None:
             send_message(connection, MESSAGE, answer)
 
 
-def _obey(connection: socket.socket, group: Group, command: bytes) -> Any:
+def _obey(connection: socket.socket, group: WorkerGroup, command: bytes) -> Any:
     if command in STEP:
         return group.run("step", STEP.index(command))
     if command == MESSAGE:
