@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.agents.replay import Batch
-from mtrl_conic.agents.sac import AgentConfig, MultiTaskSAC
+from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.combiners import FAMO, LS, Combiner, ConicGrad, NashMTL
+from mtrl_conic.networks.multi_head import MultiHeadMLP
 from mtrl_conic.settings.compose import CONFIG_DIR, compose_config
 
 K, B, O, A = 3, 8, 4, 2
@@ -18,8 +20,10 @@ COMBINERS = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"
 
 
 def make(seeds=(0,), combiner=LS, num_tasks=K, dtype=torch.float64, **settings):
-    config = AgentConfig(**{"hidden_sizes": [16, 16], **settings})
-    return MultiTaskSAC(config, list(seeds), num_tasks, O, A, combiner, dtype=dtype)
+    network = MultiHeadMLP(settings.pop("hidden_sizes", [16, 16]))
+    agent = MultiTaskSAC(network, warmup_steps=0, capacity_per_task=10, **settings)
+    agent.setup(Setting(list(seeds), num_tasks, O, A, make_combiner=lambda _: combiner(), dtype=dtype))
+    return agent
 
 
 def batch_of(num_seeds, num_tasks=K, seed=0, dtype=torch.float64):
@@ -41,8 +45,8 @@ def test_a_seed_learns_the_same_alone_and_among_others(combiner, updates):
     together, alone = make(range(10), make_combiner, **settings), make((3,), make_combiner, **settings)
     for number in range(updates):
         batch = batch_of(10, 10, seed=number % 7)
-        together.update(batch)
-        alone.update(row(batch, 3))
+        together.learn(batch)
+        alone.learn(row(batch, 3))
     for one, other in zip(state_of(together, 3), state_of(alone, 0), strict=True):
         assert largest_difference(one, other) <= 1e-9 * max(float(other.abs().max()), 1e-6)
 
@@ -68,7 +72,7 @@ def test_losses_after_the_step_are_those_of_the_same_batch_and_noise():
     """Without a step they are the losses before it, to the last bit; with one the critics' have fallen."""
     still, moving = (make((0, 1), LooksBack, learning_rate=rate) for rate in (1e-30, 1e-2))
     for agent in (still, moving):
-        agent.update(batch_of(2))
+        agent.learn(batch_of(2))
     for learner in (still.critic, still.actor):
         assert torch.equal(learner.combiner.before, learner.combiner.after)
     assert (moving.critic.combiner.after < moving.critic.combiner.before).all()
@@ -77,7 +81,7 @@ def test_losses_after_the_step_are_those_of_the_same_batch_and_noise():
 
 def test_famo_learns_from_the_fall_of_the_losses():
     agent = make((0,), FAMO, learning_rate=1e-2)
-    agent.update(batch_of(1))
+    agent.learn(batch_of(1))
     logits = agent.critic.combiner.state["logits"]
     assert logits.abs().max() > 0.02  # one Adam step of 0.025
     assert (logits.max() > 0) & (logits.min() < 0)
@@ -87,21 +91,21 @@ def test_famo_learns_from_the_fall_of_the_losses():
 def test_nashmtl_between_solves_equals_the_same_weights_on_a_jacobian(scope):
     """The pass without a Jacobian weighs the trunk by the kept weights and treats the heads as the other pass does."""
     agent = make((0, 1), lambda: NashMTL(update_every=2), gradient_scope=scope, max_grad_norm=1e9)
-    agent.update(batch_of(2, seed=0))
+    agent.learn(batch_of(2, seed=0))
     kept = agent.critic.combiner.state["weights"].clone()
     twin = copy.deepcopy(agent)
     batch = batch_of(2, seed=1)
-    agent.update(batch)
+    agent.learn(batch)
     assert torch.equal(agent.critic.combiner.state["weights"], kept)
     for learner in (twin.critic, twin.actor):
         weights = learner.combiner.state["weights"].clone()
         learner.combiner = _Fixed(weights)
-    twin.update(batch)
+    twin.learn(batch)
     assert not agent.critic.gradients.keep_tasks
     assert twin.critic.gradients.keep_tasks
     torch.testing.assert_close(agent.critic.gradients.flat, twin.critic.gradients.flat, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(agent.critic.params, twin.critic.params, rtol=1e-7, atol=1e-9)
-    agent.update(batch_of(2, seed=2))
+    agent.learn(batch_of(2, seed=2))
     assert agent.critic.gradients.keep_tasks
     assert not torch.equal(agent.critic.combiner.state["weights"], kept)
 
@@ -128,7 +132,7 @@ def test_one_task_with_conicgrad_is_plain_sac():
     plain, conic = (make((0,), combiner, num_tasks=1, gradient_scope="all") for combiner in (LS, ConicGrad))
     for number in range(5):
         for agent in (plain, conic):
-            agent.update(batch_of(1, 1, seed=number))
+            agent.learn(batch_of(1, 1, seed=number))
     torch.testing.assert_close(plain.actor.params, conic.actor.params, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(plain.critic.params, conic.critic.params, rtol=1e-7, atol=1e-9)
 
@@ -136,8 +140,8 @@ def test_one_task_with_conicgrad_is_plain_sac():
 def test_a_truncated_episode_and_a_terminated_one_differ():
     first, second = make(), make()
     batch = batch_of(1)
-    first.update(batch)
-    second.update(batch._replace(terminated=torch.ones_like(batch.terminated)))
+    first.learn(batch)
+    second.learn(batch._replace(terminated=torch.ones_like(batch.terminated)))
     assert not torch.equal(first.critic.params, second.critic.params)
 
 
@@ -171,8 +175,8 @@ def test_a_seed_that_diverges_stops_alone(combiner, kind):
     others = lambda batch: Batch(*(tensor[[0, 2]] for tensor in batch))  # noqa: E731
     for batch in (batch_of(3, seed=0), injured(kind), batch_of(3, seed=2), batch_of(3, seed=3)):
         before = state_of(together, 1)
-        together.update(batch)
-        without.update(others(batch))
+        together.learn(batch)
+        without.learn(others(batch))
         if together.health.halted[1]:
             assert all(torch.equal(*pair) for pair in zip(before, state_of(together, 1), strict=True))
     assert together.health.halted.tolist() == [0, 1, 0]
@@ -186,7 +190,7 @@ def test_a_seed_that_diverges_stops_alone(combiner, kind):
 
 def test_gradient_is_clipped_over_the_network_and_a_seed():
     agent = make((0, 1), max_grad_norm=0.01)
-    agent.update(batch_of(2))
+    agent.learn(batch_of(2))
     norms = agent.critic.gradients.flat.norm(dim=1)
     torch.testing.assert_close(norms, torch.full_like(norms, 0.01))
 
@@ -194,8 +198,8 @@ def test_gradient_is_clipped_over_the_network_and_a_seed():
 def test_actions_are_in_range_and_deterministic_when_asked():
     agent = make()
     observation = batch_of(1).observation
-    assert torch.equal(agent.act(observation, deterministic=True), agent.act(observation, deterministic=True))
-    assert not torch.equal(agent.act(observation), agent.act(observation))
+    assert torch.equal(agent.exploit(observation), agent.exploit(observation))
+    assert not torch.equal(agent.explore(observation), agent.explore(observation))
     random = agent.random_actions(observation.expand(-1, -1, 8, -1))
     assert random.abs().max() <= 1
     assert random.min() < -0.5 < 0.5 < random.max()
@@ -203,18 +207,18 @@ def test_actions_are_in_range_and_deterministic_when_asked():
 
 def test_state_round_trip_continues_to_the_last_bit():
     agent = make((0, 1), ConicGrad)
-    agent.update(batch_of(2))
+    agent.learn(batch_of(2))
     other = make((0, 1), ConicGrad)
     other.load_state_dict(copy.deepcopy(agent.state_dict()))
     for number in (1, 2):
         for one in (agent, other):
-            one.update(batch_of(2, seed=number))
+            one.learn(batch_of(2, seed=number))
     assert torch.equal(agent.critic.params, other.critic.params)
-    assert torch.equal(agent.act(batch_of(2).observation), other.act(batch_of(2).observation))
+    assert torch.equal(agent.explore(batch_of(2).observation), other.explore(batch_of(2).observation))
 
 
 def test_targets_follow_slowly():
     agent = make(tau=0.1)
     old = agent.target_params.clone()
-    agent.update(batch_of(1))
+    agent.learn(batch_of(1))
     torch.testing.assert_close(agent.target_params, old + 0.1 * (agent.critic.params - old))

@@ -12,15 +12,13 @@ from test_resume import COMBINERS, CUT, TOTAL, assert_same_run, assert_same_stat
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import mtrl_conic.agents.learner
 import mtrl_conic.agents.sac
 import mtrl_conic.training.trainer
-from mtrl_conic.agents.replay import ReplayBuffer
-from mtrl_conic.agents.sac import MultiTaskSAC
+from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.system.capture import Captured, CaptureError
 from mtrl_conic.system.streams import SeedStreams
-from mtrl_conic.training.steps import device_steps
+from mtrl_conic.training.device_steps import device_steps
 
 K, O, A, B = 3, 5, 2, 8
 # An update that builds no Jacobian in between is another recording; a schedule counts on the device.
@@ -96,13 +94,14 @@ class Quiet(RecordedOnTheHost):
 
 
 def make(combiner, device="cpu", *settings):
-    config = compose_config(["env=toy", f"combiner={combiner}", "agent.hidden_sizes=[16,16]", *settings])
-    agent = MultiTaskSAC(config.agent, [3, 5], K, O, A, config.make_combiner, device)
-    replay = ReplayBuffer([3, 5], K, O, A, 100, device)
+    sizes = ["agent.hidden_sizes=[16,16]", "capacity_per_task=100", f"batch_size_per_task={B}", "warmup_steps=0"]
+    config = compose_config(["env=toy", f"combiner={combiner}", *sizes, *settings])
+    agent = config.make_agent()
+    agent.setup(Setting([3, 5], K, O, A, make_combiner=config.make_combiner, device=device))
     rows = torch.randn(2, K, 100, 2 * O + A + 2, generator=torch.Generator().manual_seed(0))
     rows[..., -1] = 0
-    replay.write_rows(0, rows.to(device))
-    return agent, replay
+    agent.memory.write_rows(0, rows.to(device))
+    return agent
 
 
 def updates(steps, count):
@@ -113,27 +112,27 @@ def updates(steps, count):
     ("combiner", "settings"), [*((name, []) for name in COMBINERS), *VARIANTS.items()], ids=lambda value: str(value)
 )
 def test_recorded_updates_equal_plain_ones(combiner, settings):
-    (plain, data), (agent, same_data) = (make(combiner, "cpu", *settings) for _ in range(2))
-    expected = updates(device_steps(plain, data, B), 12)
+    plain, agent = (make(combiner, "cpu", *settings) for _ in range(2))
+    expected = updates(device_steps(plain), 12)
     graphs = []
 
     def make_graph():
         graphs.append(Quiet(agent.combiners))
         return graphs[-1]
 
-    found = updates(device_steps(agent, same_data, B, make_graph=make_graph), 12)
+    found = updates(device_steps(agent, make_graph=make_graph), 12)
     assert any(graph.replays for graph in graphs) == (combiner != "torchjd")
     assert_same_state(found, expected)
     assert_same_state(agent.state_dict(), plain.state_dict())
-    assert_same_state(same_data.state_dict(), data.state_dict())
+    assert_same_state(agent.memory.state_dict(), plain.memory.state_dict())
 
 
 def test_a_recording_takes_new_inputs():
-    agent, replay = make("ls")
-    steps = device_steps(agent, replay, B, make_graph=RecordedOnTheHost)
+    agent = make("ls")
+    steps = device_steps(agent, make_graph=RecordedOnTheHost)
     for number in range(8):
         observation = torch.randn(2, K, 1, O, generator=torch.Generator().manual_seed(number))
-        assert torch.equal(steps.exploit(observation), agent.act(observation, deterministic=True))
+        assert torch.equal(steps.exploit(observation), agent.exploit(observation))
 
 
 def test_there_is_a_recording_for_each_kind():
@@ -178,7 +177,7 @@ def test_a_recorded_run_equals_a_plain_one_and_resumes(tmp_path, monkeypatch):
 class PlainSteps:
     """For Adam, whose fused kernel there is not for tensors without numbers."""
 
-    def __init__(self, params, gradient, *_):
+    def __init__(self, params, gradient, **_):
         self.params, self.gradient = params, gradient
 
     def step(self, halted):
@@ -201,7 +200,6 @@ def without_numbers(monkeypatch):
     with_streams_on = SeedStreams.__init__
     monkeypatch.setattr(SeedStreams, "__init__", lambda self, seeds, purpose, _: with_streams_on(self, seeds, purpose))
     monkeypatch.setattr(mtrl_conic.agents.sac, "SeedwiseAdam", PlainSteps)
-    monkeypatch.setattr(mtrl_conic.agents.learner, "SeedwiseAdam", PlainSteps)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +208,7 @@ def without_numbers(monkeypatch):
     ids=lambda value: str(value),
 )
 def test_no_step_reads_or_moves_a_number(combiner, settings, without_numbers):
-    agent, replay = make(combiner, "meta", *settings)
-    steps = device_steps(agent, replay, B)
+    steps = device_steps(make(combiner, "meta", *settings))
     steps.update()  # what is kept for later may come from the host
     with OneDevice():
         for _ in range(3):
@@ -236,13 +233,13 @@ def test_a_step_that_reads_or_moves_a_number_is_found():
     ("combiner", "settings"), [*((name, []) for name in COMBINERS), *VARIANTS.items()], ids=lambda value: str(value)
 )
 def test_cuda_graphs_equal_eager_steps(combiner, settings):
-    (eager, data), (agent, same_data) = (make(combiner, "cuda", *settings) for _ in range(2))
-    expected = updates(device_steps(eager, data, B, graphs=False), 12)
-    recorded = device_steps(agent, same_data, B)
+    eager, agent = (make(combiner, "cuda", *settings) for _ in range(2))
+    expected = updates(device_steps(eager, graphs=False), 12)
+    recorded = device_steps(agent)
     found = updates(recorded, 12)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    same = device_steps(eager, data, B, graphs=False)
+    same = device_steps(eager, graphs=False)
     for number in range(6):
         observation = torch.randn(2, K, 1, O, generator=torch.Generator().manual_seed(number)).cuda()
         for name in ("explore", "exploit"):
@@ -252,14 +249,15 @@ def test_cuda_graphs_equal_eager_steps(combiner, settings):
         torch.testing.assert_close(
             getattr(agent, name).params, getattr(eager, name).params, rtol=1e-4, atol=1e-6, msg=name
         )
-    assert_same_state(same_data.state_dict(), data.state_dict())  # the streams of random numbers are at the same place
+    assert_same_state(
+        agent.memory.state_dict(), eager.memory.state_dict()
+    )  # the streams of random numbers are at the same place
 
 
 @needs_a_gpu
 @pytest.mark.parametrize("combiner", [name for name in COMBINERS if name != "torchjd"])
 def test_an_update_never_waits_for_the_gpu(combiner):
-    agent, replay = make(combiner, "cuda")
-    steps = device_steps(agent, replay, B, graphs=False)
+    steps = device_steps(make(combiner, "cuda"), graphs=False)
     updates(steps, 1)  # libraries may wait once, when they start
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -20,6 +20,7 @@ from mtrl_conic.sweep import main as sweep
 from mtrl_conic.train import main
 
 ARGUMENTS = [*TOY, "combiner=imtl_g", "steps_per_task=200"]
+CHOICES = {"env": "toy", "agent": "mtmhsac", "network": "multi_head", "combiner": "imtl_g"}
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +46,17 @@ def settings(run: Path, *overrides: str):
 
 
 def test_choices_are_stored(run):
-    assert OmegaConf.load(run / "config.yaml").choices == {"env": "toy", "agent": "mtmhsac", "combiner": "imtl_g"}
+    assert OmegaConf.load(run / "config.yaml").choices == CHOICES
 
 
 @pytest.mark.parametrize("name", choices("combiner"))
 def test_the_same_combiner_may_be_named_on_resume(name, tmp_path):
     config = compose_config(["env=toy", f"combiner={name}"])
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
-    assert settings(tmp_path, f"combiner={name}", "agent=mtmhsac", "env=toy").choices["combiner"] == name
+    assert (
+        settings(tmp_path, f"combiner={name}", "agent=mtmhsac", "network=multi_head", "env=toy").choices["combiner"]
+        == name
+    )
     other = "ls" if name != "ls" else "mgda"
     with pytest.raises(ConfigError, match=f"combiner={other}: cannot change on resume, the run has {name};"):
         settings(tmp_path, f"combiner={other}")
@@ -62,7 +66,7 @@ def test_runs_of_versions_that_stored_no_choices(run):
     stored = OmegaConf.load(run / "config.yaml")
     del stored["choices"]
     OmegaConf.save(stored, run / "config.yaml")
-    assert load_stored(run).choices == {"env": "toy", "agent": "mtmhsac", "combiner": "imtl_g"}
+    assert load_stored(run).choices == CHOICES
     assert settings(run, "combiner=imtl_g", "agent=mtmhsac").choices["combiner"] == "imtl_g"
     with pytest.raises(ConfigError, match="the run has imtl_g"):
         settings(run, "combiner=ls")

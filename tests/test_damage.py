@@ -16,7 +16,7 @@ from conftest import TOY, records, run_command, train_here
 import mtrl_conic
 from mtrl_conic.agents.replay import ReplayBuffer
 from mtrl_conic.evaluate import main as evaluate
-from mtrl_conic.policies.actors import read_weights
+from mtrl_conic.policies.actors import read_weights, stored_config
 from mtrl_conic.runs.checkpoint import CheckpointError, Checkpoints, Start
 from mtrl_conic.runs.folder import open_run
 from mtrl_conic.runs.sealed import FORMAT, DamagedError, is_sealed, read_file, write_file
@@ -96,7 +96,7 @@ def injure_all(trained: Path, folder: Path, numbers: range) -> None:
     shutil.copy(trained / "config.yaml", folder)
     paths = sorted((folder / "checkpoints").glob("*.pt"))
     assert {path.name.split("_")[0] for path in paths} == {"best.pt", "replay", "step"}
-    whole = {path: path.read_bytes() for path in paths}
+    whole, agent = {path: path.read_bytes() for path in paths}, stored_config(folder).make_agent()
     for number in numbers:
         path = paths[number // len(INJURIES) % len(paths)]
         path.write_bytes(injured(whole[path], number))
@@ -104,13 +104,14 @@ def injure_all(trained: Path, folder: Path, numbers: range) -> None:
             read_file(path)
         if path.name == "best.pt":
             with pytest.raises(ValueError, match=r"best\.pt is damaged"):
-                read_weights(folder, "best")
+                read_weights(folder, "best", agent)
         else:
             step = 300 if path.name in ("step_300.pt", "replay_0_100.pt") else 400  # one that needs the file
             with pytest.raises(CheckpointError, match=f"{path.name} is damaged"):
                 load(folder / "checkpoints", step)
         if path.name == "step_400.pt":
-            assert any(f"{path.name} is damaged" in message for message in read_weights(folder, "last").messages)
+            messages = read_weights(folder, "last", agent).messages
+            assert any(f"{path.name} is damaged" in message for message in messages)
         path.write_bytes(whole[path])
     assert same(load(folder / "checkpoints"), load(trained / "checkpoints"))
 

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from mtrl_conic.envs.vector import VectorEnv
 from mtrl_conic.evaluate import main
-from mtrl_conic.runs.checkpoint import Checkpoints, lock
+from mtrl_conic.runs.checkpoint import Checkpoints
+from mtrl_conic.runs.lock import lock
 from mtrl_conic.system.signals import STOPPING
 
 TASKS = {"direct", "mirrored", "damped"}

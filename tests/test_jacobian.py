@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mtrl_conic.agents.losses import actor_losses, critic_losses, squashed_gaussian
+from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.agents.replay import Batch
-from mtrl_conic.agents.sac import AgentConfig, MultiTaskSAC
+from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.ls import LS
 from mtrl_conic.combiners.products import gramian, weighted_sum
@@ -24,8 +25,10 @@ class MeanOfJacobian(Combiner):
 
 
 def make_agent(combiner=MeanOfJacobian, dtype=torch.float64, **settings):
-    settings = {"hidden_sizes": [7, 6], "max_grad_norm": 1e9, **settings}
-    agent = MultiTaskSAC(AgentConfig(**settings), list(range(S)), K, O, A, combiner, dtype=dtype)
+    settings = {"max_grad_norm": 1e9, **settings}
+    network = MultiHeadMLP([7, 6], settings.pop("layer_norm", False))
+    agent = MultiTaskSAC(network, capacity_per_task=10, **settings)
+    agent.setup(Setting(range(S), K, O, A, make_combiner=lambda _: combiner(), dtype=dtype))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # small heads and zero biases would hide mistakes
         for learner in (agent.actor, agent.critic):
@@ -53,7 +56,7 @@ def reference_forward(net: MultiHeadMLP, views, x):
 
 def critic_case(agent, batch, plain=None, recorder=None):
     views = agent.critic.views if plain is None else agent.critic.layout.views(plain)
-    pairs = torch.cat((agent._inputs(batch.observation), batch.action), -1)
+    pairs = torch.cat((agent.inputs(batch.observation), batch.action), -1)
     if plain is None:
         values = [net(views, pairs, recorder) for net in agent.critic_nets]
     else:
@@ -62,7 +65,7 @@ def critic_case(agent, batch, plain=None, recorder=None):
 
 
 def actor_case(agent, batch, plain=None, recorder=None):
-    inputs = agent._inputs(batch.observation)
+    inputs = agent.inputs(batch.observation)
     if plain is None:
         outputs = agent.actor_net(agent.actor.views, inputs, recorder)
     else:
@@ -121,7 +124,7 @@ def test_updates_are_the_same_with_and_without_jacobian():
     agents = [make_agent(LS, max_grad_norm=1.0), make_agent(MeanOfJacobian, max_grad_norm=1.0)]
     for agent in agents:
         for _ in range(3):
-            agent.update(make_batch())
+            agent.learn(make_batch())
     for name in ("actor", "critic"):
         one, other = (getattr(agent, name).params for agent in agents)
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TOY, environment, records
 
-from mtrl_conic.runs.checkpoint import RunLocked, lock
+from mtrl_conic.runs.lock import RunLocked, lock
 
 ABSENT = ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EIO"]
 COMMAND = """
@@ -32,7 +32,7 @@ def fail_with(monkeypatch, name: str) -> None:
     def flock(descriptor, operation):
         raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
 
-    monkeypatch.setattr("mtrl_conic.runs.checkpoint.fcntl.flock", flock)
+    monkeypatch.setattr("mtrl_conic.runs.lock.fcntl.flock", flock)
 
 
 @pytest.mark.parametrize("name", ABSENT)

@@ -87,7 +87,7 @@ def main_here(arguments: list[str]) -> int:
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, capfd, monkeypatch):
-    from mtrl_conic.runs.checkpoint import lock
+    from mtrl_conic.runs.lock import lock
 
     monkeypatch.chdir(tmp_path)
     busy = tmp_path / "sweep" / "combiner=ls,seeds=0"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
 from mtrl_conic.gradients.recorder import TaskGradients
 from mtrl_conic.networks import layers
 from mtrl_conic.networks.initial import constant, he_uniform, orthogonal, uniform
 from mtrl_conic.networks.layout import Layout, Parameter
+from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.settings.parts import build
+from mtrl_conic.settings.paths import CONFIG_DIR, choices
 from mtrl_conic.system.streams import SeedStreams
 
 S, K, B, I, W, O, E = 2, 3, 5, 4, 6, 2, 3
@@ -115,3 +119,83 @@ def test_initial_values_of_a_seed_do_not_depend_on_the_others(initial):
         initial(view, SeedStreams(seeds, "test"))
         views.append(view[seeds.index(3)])
     assert torch.equal(*views)
+
+
+# What holds for every network in configs/network: a new one needs no test of its own for this.
+
+NETWORKS = choices("network")
+SMALL = {"hidden_sizes": [7, 6]}  # of these settings a network is given those that it has
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    section = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "network" / f"{request.param}.yaml"))
+    return build(section | {key: value for key, value in SMALL.items() if key in section}, Network, "network")
+
+
+def flat_of(net, seeds=(0, 1)):
+    layout = layout_of([net])
+    flat = torch.zeros(len(seeds), layout.size, dtype=torch.float64)
+    layout.initialize(flat, SeedStreams(seeds, "test"))
+    return layout, flat
+
+
+class _Plain:
+    """Layers whose parameters autograd sees, in the places of those that hand their gradients to a recorder."""
+
+    def __init__(self, forward):
+        self.apply = forward
+
+
+PLAIN = {
+    "_SharedLinear": _Plain(lambda x, weight, bias, *_: x @ weight.mT + bias.unsqueeze(1)),
+    "_TaskLinear": _Plain(lambda x, weight, bias, *_: x @ weight.mT + bias.unsqueeze(2)),
+    "_Affine": _Plain(lambda x, gain, bias, *_: x * gain.unsqueeze(1) + bias.unsqueeze(1)),
+    "_TaskVectors": _Plain(lambda vectors, *_: vectors.unsqueeze(2).clone()),
+}
+
+
+def test_one_pass_gives_the_gradients_of_every_network(network, monkeypatch):
+    net = network.made("net", I, O, K)
+    layout, flat = flat_of(net)
+    generator = torch.Generator().manual_seed(0)
+    flat += 0.3 * torch.randn(flat.shape, generator=generator, dtype=flat.dtype)  # zeros would hide mistakes
+    x, target = (torch.randn(S, K, B, size, generator=generator, dtype=flat.dtype) for size in (I, O))
+    gradients = TaskGradients(layout, S, K, "all", dtype=flat.dtype)
+    (net(layout.views(flat), x, gradients) - target).square().mean((2, 3)).sum().backward()
+
+    for name, layer in PLAIN.items():
+        monkeypatch.setattr(layers, name, layer)
+    flat = flat.requires_grad_()
+    losses = (net(layout.views(flat), x) - target).square().mean((2, 3))
+    rows = [torch.autograd.grad(losses[:, k].sum(), flat, retain_graph=True)[0] for k in range(K)]
+    torch.testing.assert_close(gradients.jacobian, torch.stack(rows, 1), rtol=1e-10, atol=1e-12)
+
+
+def test_every_network_starts_the_same_alone_and_among_others(network):
+    net = network.made("net", I, O, K)
+    (_, alone), (_, together) = flat_of(net, [3]), flat_of(net, [0, 3, 5])
+    assert torch.equal(alone[0], together[1])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_every_network_keeps_rows_apart(network):
+    """Rows of a batch, tasks and seeds: what one gets depends on its own input alone."""
+    net = network.made("net", I, O, K)
+    layout, flat = flat_of(net)
+    x = torch.randn(S, K, B, I, dtype=flat.dtype)
+    with torch.no_grad():
+        before = net(layout.views(flat), x)
+        changed = x.clone()
+        changed[1, 2, 3] += 1
+        after = net(layout.views(flat), changed)
+    assert before.shape == (S, K, B, O)
+    differs = (before != after).any(-1)
+    assert differs.nonzero().tolist() == [[1, 2, 3]]
+
+
+def test_networks_of_one_kind_share_a_flat_tensor(network):
+    nets = [network.made(name, I, O, K) for name in ("first", "second")]
+    for net, name in zip(nets, ("first", "second"), strict=True):
+        assert all(key.startswith(f"{name}.") for key in net.parameters)
+    assert layout_of(nets).size == 2 * layout_of(nets[:1]).size

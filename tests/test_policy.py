@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 
 import mtrl_conic
 from mtrl_conic.agents.losses import squashed_gaussian
-from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.policies.actors import Actors, Weights, read_weights, stored_config
 from mtrl_conic.policies.policy import Policy
-from mtrl_conic.runs.checkpoint import lock, read_file, write_file
+from mtrl_conic.runs.checkpoint import read_file, write_file
+from mtrl_conic.runs.lock import lock
 from mtrl_conic.settings.compose import compose_config
 
 README = Path(__file__).parents[1] / "README.md"
@@ -38,9 +38,9 @@ def copy(run, tmp_path):
 
 
 def agent_of(config, state=None):
-    sizes = (6, 2) if config.env.name == "toy" else (39, 4)
-    num_tasks = 3 if config.env.name == "toy" else 10
-    agent = MultiTaskSAC(config.agent, config.seeds, num_tasks, *sizes, config.make_combiner)
+    config.agent["capacity_per_task"] = 10
+    agent = config.make_agent()
+    agent.setup(config.setting())
     if state is not None:
         agent.load_state_dict(state)
     return agent
@@ -58,7 +58,7 @@ def observations(rows):
 def wanted(agent, row):
     """The agent's actions [K, 5, A] of one seed on the five observations."""
     observation = torch.tensor(observations(5), dtype=torch.float32).expand(len(SEEDS), 3, 5, 6)
-    return agent.act(observation, deterministic=True)[row].numpy()
+    return agent.exploit(observation)[row].numpy()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -83,9 +83,9 @@ def test_actors_act_as_the_agent_to_the_last_bit(layer_norm, task_id_input):
     network = ["agent.hidden_sizes=[16,8]", f"agent.layer_norm={layer_norm}", f"agent.task_id_input={task_id_input}"]
     config = compose_config([*TOY, "combiner=ls", "seeds=[1,2,3]", *network])
     agent = agent_of(config)
-    actors = Actors(config, Weights("best.pt", 0, agent.actor.params, ()), config.seeds)
+    actors = Actors(config, Weights("best.pt", 0, agent.policy_state(agent.state_dict()), ()), config.seeds)
     observation = torch.randn(3, 3, 1, 6)
-    assert torch.equal(actors.act(observation), agent.act(observation, deterministic=True))
+    assert torch.equal(actors.act(observation), agent.exploit(observation))
 
 
 def test_shape_type_and_range(run):
@@ -109,7 +109,7 @@ def test_sampled_actions(run, last_agent):
     noise = torch.randn(5, 2, generator=torch.Generator().manual_seed(7))
     policy.generator.manual_seed(7)
     inputs = torch.tensor(rows, dtype=torch.float32).expand(2, 3, 5, 6)
-    outputs = last_agent.actor_net(last_agent.actor.views, last_agent._inputs(inputs)).detach()
+    outputs = last_agent.actor_net(last_agent.actor.views, last_agent.inputs(inputs)).detach()
     expected = squashed_gaussian(outputs[0, 0], noise)[0]
     np.testing.assert_allclose(policy(rows, "direct", deterministic=False), expected, rtol=0, atol=1e-6)
 
@@ -212,16 +212,17 @@ def test_a_training_may_drop_the_checkpoint_that_is_about_to_be_read(copy, monke
         return read_file(path)
 
     monkeypatch.setattr("mtrl_conic.policies.actors.read_file", read_too_late)
-    assert read_weights(copy, "last").step == 300
+    assert read_weights(copy, "last", stored_config(copy).make_agent()).step == 300
 
 
 def test_best_and_last_are_different_weights(run):
     """The success rate stays at 0, so the first evaluation remains the best."""
-    best, last = read_weights(run, "best"), read_weights(run, "last")
+    best, last = (read_weights(run, name, stored_config(run).make_agent()) for name in ("best", "last"))
     state = read_file(run / "checkpoints" / "best.pt")
     assert best.step == state["step"]
-    assert torch.equal(best.params, state["actor"])
-    assert torch.equal(last.params, read_file(run / "checkpoints" / "step_200.pt")["agent"]["actor"]["params"])
+    assert torch.equal(best.state["params"], state["policy"]["params"])
+    newest = read_file(run / "checkpoints" / "step_200.pt")
+    assert torch.equal(last.state["params"], newest["agent"]["actor"]["params"])
 
 
 def test_the_lines_of_the_readme(tmp_path, monkeypatch):
@@ -230,7 +231,7 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch):
     (tmp_path / "runs" / "x" / "checkpoints").mkdir(parents=True)
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "runs" / "x" / "config.yaml")
     agent = agent_of(config)
-    weights = {"actor": agent.actor.params, "step": 1000, "success_rate": 0.0}
+    weights = {"policy": agent.policy_state(agent.state_dict()), "step": 1000, "success_rate": 0.0}
     write_file(tmp_path / "runs" / "x" / "checkpoints" / "best.pt", weights)
     (lines,) = re.findall(r"```python\n(.*?load_policy.*?)```", README.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
@@ -241,7 +242,7 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch):
     observation, policy = namespace["observation"], namespace["policy"]
     assert observation.shape == (39,)
     assert namespace["truncated"]  # a whole episode
-    expected = agent.act(torch.tensor(observation, dtype=torch.float32).expand(1, 10, 1, 39), deterministic=True)
+    expected = agent.exploit(torch.tensor(observation, dtype=torch.float32).expand(1, 10, 1, 39))
     number = policy.tasks.index("push-v3")
     np.testing.assert_allclose(policy(observation, "push-v3"), expected[0, number, 0], rtol=0, atol=1e-6)
 
@@ -253,7 +254,7 @@ def test_a_vector_of_the_package():
 
     config = compose_config(["experiment=smoke", "combiner=ls", "device=cpu"])
     agent = agent_of(config)
-    policy = Policy(Actors(config, Weights("best.pt", 0, agent.actor.params, ()), [0]))
+    policy = Policy(Actors(config, Weights("best.pt", 0, agent.policy_state(agent.state_dict()), ()), [0]))
     tasks = ["window-close-v3", "push-v3"]
     numbers = [policy.tasks.index(task) for task in tasks]
     with warnings.catch_warnings():
@@ -263,7 +264,7 @@ def test_a_vector_of_the_package():
         for _ in range(3):
             action = policy(observation, tasks)
             inputs = torch.tensor(observation, dtype=torch.float32).expand(1, 10, 2, 39)
-            expected = agent.act(inputs, deterministic=True)[0, numbers, range(2)]
+            expected = agent.exploit(inputs)[0, numbers, range(2)]
             np.testing.assert_allclose(action, expected, rtol=0, atol=1e-6)
             observation = envs.step(action)[0]
         envs.close()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import TOY, environment, evaluated, records, wait_for
 
-from mtrl_conic.runs.checkpoint import lock
 from mtrl_conic.runs.folder import open_run
+from mtrl_conic.runs.lock import lock
 from mtrl_conic.runs.stage import Stage, look, prepare, stage
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
@@ -157,7 +157,7 @@ BAD = {
     "no combiner": (["", "0", "new"], ["combiner"]),
     "no folder": (["ls", "0"], ["folder"]),
     "no jobs": (["ls", "0", "new", "jobs=0"], ["jobs=0"]),
-    "bad setting": (["ls", "0", "new", "env=toy", "batch_size_per_task=0"], ["batch_size_per_task=0"]),
+    "bad setting": (["ls", "0", "new", "env=toy", "batch_size_per_task=0"], ["agent.batch_size_per_task", "not 0"]),
     "its own setting": (["ls", "0", "new", "env=toy", "seeds=[3]"], ["seeds=[3]"]),
     "unknown option": (["ls", "0", "new", "--fast"], ["--fast"]),
     "no combiner but null": (["null", "0", "new", "env=toy"], ["combiner=null", "conicgrad"]),

@@ -17,7 +17,6 @@ from conftest import TOY, train_here
 from omegaconf import OmegaConf
 
 from mtrl_conic import evaluate as command
-from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.envs import metaworld
 from mtrl_conic.envs.evaluation import evaluate
 from mtrl_conic.envs.vector import VectorEnv
@@ -119,8 +118,10 @@ def test_mujoco_gl_that_names_nothing_is_one_line(tmp_path):
     config = compose_config(["env=mt1", "env.task=reach-v3", "experiment=smoke", "combiner=ls", "device=cpu"])
     (tmp_path / "checkpoints").mkdir()
     OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
-    agent = MultiTaskSAC(config.agent, [0], 1, 39, 4, config.make_combiner)
-    write_file(tmp_path / "checkpoints" / "best.pt", {"actor": agent.actor.params, "step": 0, "success_rate": 0.0})
+    agent = config.make_agent()
+    agent.setup(config.setting())
+    policy = agent.policy_state(agent.state_dict())
+    write_file(tmp_path / "checkpoints" / "best.pt", {"policy": policy, "step": 0, "success_rate": 0.0})
     arguments = [sys.executable, "-m", "mtrl_conic.evaluate", f"run={tmp_path}", "video=true", "video_format=gif"]
     environment = {**os.environ, "MUJOCO_GL": "Nonsense"}
     process = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)

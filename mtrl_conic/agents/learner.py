@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtrl_conic.agents.clipping import Clip
 from mtrl_conic.agents.health import Health
-from mtrl_conic.agents.optimizer import SeedwiseAdam
+from mtrl_conic.agents.optimizer import MakeOptimizer
+from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.gradients.recorder import TaskGradients
-from mtrl_conic.networks.layout import Layout
+from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.system.streams import SeedStreams
-
-
-@dataclass
-class AgentConfig:
-    """Settings of `MultiTaskSAC`; the defaults are the Meta-World baselines' (docs/protocols.md)."""
-
-    hidden_sizes: list[int]
-    num_critics: int = 2
-    layer_norm: bool = False
-    task_id_input: bool = True
-    learning_rate: float = 3e-4
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 1.0
-    discount: float = 0.99
-    tau: float = 0.005
-    initial_temperature: float = 1.0
-    target_entropy: float | None = None
-    reward_scale: float = 1.0
-    gradient_scope: str = "shared"  # or "all"
 
 
 class Learner:
     """One network's flat parameters with the gradients, the combiner and the optimizer that move them.
+
+    Args:
+        name: of the network, in the log and in the combiner's streams of random numbers.
+        nets: what it consists of, such as an ensemble's members.
+        combiner: not yet set up.
+        setting: the agent's.
+        streams: draw the initial values.
+        make_optimizer: from the parameters and the gradient [S, P] that it is to follow.
+        clip: bounds that gradient.
+        scope: which parameters' gradients are combined: the "shared" ones, or "all".
 
     Attributes:
         params: [S, P].
@@ -47,24 +39,27 @@ class Learner:
 
     def __init__(
         self,
-        layout: Layout,
+        name: str,
+        nets: Sequence[Network],
         combiner: Combiner,
-        config: AgentConfig,
+        setting: Setting,
         streams: SeedStreams,
-        num_tasks: int,
-        device: torch.device | str,
-        dtype: torch.dtype,
+        make_optimizer: MakeOptimizer,
+        clip: Clip,
+        scope: str = "shared",
     ) -> None:
-        num_seeds = len(streams.generators)
-        self.name, self.layout, self.combiner = combiner.network, layout, combiner
-        self.max_grad_norm = config.max_grad_norm
-        self.params = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
-        layout.initialize(self.params, streams)
-        self.gradients = TaskGradients(
-            layout, num_seeds, num_tasks, config.gradient_scope, combiner.requires != "losses", device, dtype
-        )
-        self.views = layout.views(self.params)
-        self.optimizer = SeedwiseAdam(self.params, self.gradients.flat, config.learning_rate, config.adam_epsilon)
+        self.name, self.combiner, self.clip = name, combiner, clip
+        combiner.network = name
+        combiner.setup(setting.seeds, setting.num_tasks, setting.device)
+        self.layout = layout_of(nets)
+        num_seeds, num_tasks = setting.cells
+        device, dtype = setting.device, setting.dtype
+        self.params = torch.zeros(num_seeds, self.layout.size, device=device, dtype=dtype)
+        self.layout.initialize(self.params, streams)
+        keep_tasks = combiner.requires != "losses"
+        self.gradients = TaskGradients(self.layout, num_seeds, num_tasks, scope, keep_tasks, device, dtype)
+        self.views = self.layout.views(self.params)
+        self.optimizer = make_optimizer(self.params, self.gradients.flat)
         self.diagnostics: dict[str, Tensor] = {}
 
     def step(self, losses: Tensor, health: Health, losses_again: Callable[[], Tensor]) -> dict[str, Tensor]:
@@ -79,8 +74,7 @@ class Learner:
         detached = losses.detach()
         memory = self.combiner.snapshot()
         self._fill_gradients(losses, detached)
-        norm = torch.linalg.vector_norm(self.gradients.flat, dim=1)
-        self.gradients.flat.mul_((self.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1).unsqueeze(1))
+        norm = self.clip(self.layout, self.gradients.flat)
         name = self.name
         health.check(name, detached, norm)
         self.optimizer.step(health.halted)

@@ -1,11 +1,26 @@
-"""Adam for S seeds that share nothing, not even whether they take a step."""
+"""Adam and AdamW for S seeds that share nothing, not even whether they take a step."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Optimizer(Protocol):
+    """Moves parameters [S, P] along a gradient that it was made with."""
+
+    def step(self, halted: Tensor) -> None:
+        """A step of each seed whose `halted` [S] is 0; of the others nothing moves."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+MakeOptimizer = Callable[[Tensor, Tensor], Optimizer]  # from parameters [S, P] and their gradient
 
 
 class SeedwiseAdam:
@@ -18,19 +33,25 @@ class SeedwiseAdam:
         params: [S, P].
         gradient: of the same shape; read at each step.
         learning_rate, epsilon: Adam's.
+        weight_decay: the share of a parameter, times the learning rate, that each step takes off (AdamW, Loshchilov and
+            Hutter, arXiv 1711.05101).
     """
 
-    def __init__(self, params: Tensor, gradient: Tensor, learning_rate: float, epsilon: float) -> None:
+    def __init__(
+        self, params: Tensor, gradient: Tensor, learning_rate: float, epsilon: float, weight_decay: float = 0.0
+    ) -> None:
         self._moments = {
             "exp_avg": torch.zeros_like(params),
             "exp_avg_sq": torch.zeros_like(params),
             "step": torch.zeros(len(params), device=params.device),
         }
-        on_cuda = params.device.type == "cuda"  # there a graph needs the steps to be counted on the device
+        options: dict[str, Any] = {"lr": learning_rate, "eps": epsilon, "weight_decay": weight_decay, "fused": True}
+        options["capturable"] = params.device.type == "cuda"  # a graph needs the steps to be counted on the device
         self._optimizers = []
         for row, (param, grad) in enumerate(zip(params.unbind(), gradient.unbind(), strict=True)):
             param.grad = grad
-            adam = torch.optim.Adam([param], lr=learning_rate, eps=epsilon, fused=True, capturable=on_cuda)
+            kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+            adam = kind([param], **options)
             adam.state[param] = {name: moment[row] for name, moment in self._moments.items()}
             self._optimizers.append(adam)
 

@@ -80,7 +80,7 @@ class ReplayBuffer:
     ) -> None:
         """Append N transitions per task: arguments as in `Batch` with N for B."""
         rows = torch.cat((observation, action, reward.unsqueeze(-1), next_observation, terminated.unsqueeze(-1)), -1)
-        self.write_rows(self.total, rows.to(self.storage.device))
+        self.write_rows(self.total, rows.to(self.storage))
 
     def sample(self, batch_size: int) -> Batch:
         """Draw `batch_size` transitions a seed and task, with replacement."""

@@ -2,148 +2,206 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.health import Health
-from mtrl_conic.agents.learner import AgentConfig, Learner
-from mtrl_conic.agents.losses import actor_losses, critic_losses, squashed_gaussian, td_target, temperature_losses
-from mtrl_conic.agents.optimizer import SeedwiseAdam
+from mtrl_conic.agents.learner import Learner
+from mtrl_conic.agents.losses import actor_losses, critic_losses, squashed_gaussian, td_target
+from mtrl_conic.agents.off_policy import OffPolicyAgent
+from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
+from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.agents.replay import Batch
+from mtrl_conic.agents.squashed import SquashedGaussianPolicy, TaskInput
+from mtrl_conic.agents.temperature import Temperatures
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.networks.layers import Recorder
-from mtrl_conic.networks.layout import Layout
-from mtrl_conic.networks.multi_head import MultiHeadMLP
-from mtrl_conic.networks.protocol import Network
+from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.system.streams import SeedStreams
+from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
 
-class MultiTaskSAC:
-    """S independent multi-head SAC agents, each learning the same K tasks.
+class MultiTaskSAC(OffPolicyAgent):
+    """S independent SAC agents, each learning the same K tasks; the defaults are those of docs/protocols.md.
 
     Args:
-        config: settings.
-        seeds: the S seeds; each has its own weights, noise and combiner state.
-        num_tasks: K.
-        observation_size, action_size: O, A.
-        make_combiner: builds a combiner; called once for the critic ensemble and once for the actor.
-
-    Attributes:
-        health: which seeds still learn; of the others nothing moves.
+        network: of the actor, not set up.
+        critic_network: of each critic; None for one like the actor's.
+        num_critics: E.
+        task_id_input: a one-hot task number joins the observation.
+        warmup_steps, batch_size_per_task, capacity_per_task, updates_per_step: see `OffPolicyAgent`.
+        learning_rate, adam_epsilon: Adam's, for critics, actor and temperatures.
+        weight_decay: AdamW's, of critics and actor.
+        max_grad_norm: bound on the combined gradient.
+        clip: what it bounds: "network", the whole of it, or "task", the shared part and each task's own.
+        discount: γ.
+        tau: the share of the critics in each update of their targets.
+        initial_temperature: one per task.
+        target_entropy: in nats, per task; None for minus the number of action dimensions.
+        reward_scale: factor of the rewards in the critics' targets.
+        gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
+
+    networks: ClassVar[tuple[str, ...]] = ("critic", "actor")
 
     def __init__(
         self,
-        config: AgentConfig,
-        seeds: Sequence[int],
-        num_tasks: int,
-        observation_size: int,
-        action_size: int,
-        make_combiner: Callable[[], Combiner],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        network: Network,
+        critic_network: Network | None = None,
+        num_critics: int = 2,
+        task_id_input: bool = True,
+        warmup_steps: int = 4000,
+        batch_size_per_task: int = 128,
+        capacity_per_task: int = 100_000,
+        updates_per_step: int = 1,
+        learning_rate: float = 3e-4,
+        adam_epsilon: float = 1e-5,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        clip: str = "network",
+        discount: float = 0.99,
+        tau: float = 0.005,
+        initial_temperature: float = 1.0,
+        target_entropy: float | None = None,
+        reward_scale: float = 1.0,
+        gradient_scope: str = "shared",
     ) -> None:
-        self.config, self.num_tasks, self.action_size = config, num_tasks, action_size
-        self.device, self.dtype = torch.device(device), dtype
-        self.target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
-        self.streams = {name: SeedStreams(seeds, name, device) for name in ("initialization", "exploration", "policy")}
-        input_size = observation_size + (num_tasks if config.task_id_input else 0)
-        hidden = config.hidden_sizes
-        self.actor_net = MultiHeadMLP("actor", input_size, hidden, 2 * action_size, num_tasks, config.layer_norm)
-        self.critic_nets = [
-            MultiHeadMLP(f"critic{e}", input_size + action_size, hidden, 1, num_tasks, config.layer_norm)
-            for e in range(config.num_critics)
-        ]
-        self.actor = self._learner("actor", [self.actor_net], make_combiner(), seeds)
-        self.critic = self._learner("critic", self.critic_nets, make_combiner(), seeds)
+        super().__init__(warmup_steps, batch_size_per_task, capacity_per_task, updates_per_step)
+        self.network = instance("network", network, Network)
+        self.critic_network = network if critic_network is None else instance("critic_network", critic_network, Network)
+        self.num_critics = whole("num_critics", num_critics, 1, 1000)
+        self.task_id_input = flag("task_id_input", task_id_input)
+        self.learning_rate = positive("learning_rate", learning_rate)
+        self.adam_epsilon = positive("adam_epsilon", adam_epsilon)
+        self.weight_decay = number("weight_decay", weight_decay, 0)
+        self.max_grad_norm = positive("max_grad_norm", max_grad_norm)
+        self.clip = choice("clip", clip, tuple(CLIPS))
+        self.discount = number("discount", discount, 0, 1, low_included=False)
+        self.tau = number("tau", tau, 0, 1, low_included=False)
+        self.initial_temperature = positive("initial_temperature", initial_temperature)
+        if target_entropy is not None:
+            number("target_entropy", target_entropy, -1e6, 1e6)
+        self.target_entropy = target_entropy
+        self.reward_scale = positive("reward_scale", reward_scale)
+        self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
+
+    def setup(self, setting: Setting) -> None:
+        super().setup(setting)
+        self.streams |= {
+            name: SeedStreams(setting.seeds, name, setting.device) for name in ("initialization", "policy")
+        }
+        self.inputs = self._task_input(setting)
+        self.actor_net = self._actor_net(setting, self.inputs.size)
+        self.critic_nets = self._critic_nets(setting, self.inputs.size)
+        self.actor = self._learner("actor", [self.actor_net], setting)
+        self.critic = self._learner("critic", self.critic_nets, setting)
         self.target_params = self.critic.params.clone()
         self.target_views = self.critic.layout.views(self.target_params)
-        shape = (len(seeds), num_tasks)
-        initial = torch.tensor(config.initial_temperature, dtype=dtype).log().item()
-        self.log_temperature = torch.full(shape, initial, device=device, dtype=dtype)
-        self._temperature_gradient = torch.zeros_like(self.log_temperature)
-        self.temperature_optimizer = SeedwiseAdam(
-            self.log_temperature, self._temperature_gradient, config.learning_rate, config.adam_epsilon
+        entropy = -float(setting.action_size) if self.target_entropy is None else self.target_entropy
+        self.temperatures = Temperatures(setting, self.initial_temperature, entropy, self._optimizer())
+        self.greedy = SquashedGaussianPolicy(self.actor_net, self.actor.views, self.inputs)
+        self.health = Health(*setting.cells, self.networks, setting.device)
+        self.capturable = all(combiner.capturable for combiner in self.combiners)
+
+    def _task_input(self, setting: Setting) -> TaskInput:
+        return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
+
+    def _actor_net(self, setting: Setting, more: int = 0) -> Network:
+        """For observations with so many numbers `more`."""
+        return self.network.made("actor", setting.observation_size + more, 2 * setting.action_size, setting.num_tasks)
+
+    def _critic_nets(self, setting: Setting, more: int = 0) -> list[Network]:
+        """The ensemble; each maps observation, `more` and action to one value."""
+        inputs = setting.observation_size + more + setting.action_size
+        return [self.critic_network.made(f"critic{e}", inputs, 1, setting.num_tasks) for e in range(self.num_critics)]
+
+    def networks_for(self, setting: Setting) -> dict[str, list[Network]]:
+        actor, critics = [self._actor_net(setting)], self._critic_nets(setting)
+        if self.critic_network is self.network:
+            return {"network": [*actor, *critics]}
+        return {"network": actor, "critic_network": critics}
+
+    def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
+        streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
+        clip = CLIPS[self.clip](self.max_grad_norm)
+        combiner = setting.make_combiner(name)
+        return Learner(name, nets, combiner, setting, streams, optimizer, clip, self.gradient_scope)
+
+    def _optimizer(self, weight_decay: float = 0.0) -> MakeOptimizer:
+        return partial(
+            SeedwiseAdam, learning_rate=self.learning_rate, epsilon=self.adam_epsilon, weight_decay=weight_decay
         )
-        self.task_id = torch.eye(num_tasks, device=device, dtype=dtype).view(1, num_tasks, 1, num_tasks)
-        self.health = Health(*shape, ("critic", "actor"), device)
-
-    def _learner(self, name: str, nets: Sequence[Network], combiner: Combiner, seeds: Sequence[int]) -> Learner:
-        combiner.network = name
-        combiner.setup(seeds, self.num_tasks, self.device)
-        layout = Layout({name: parameter for net in nets for name, parameter in net.parameters.items()})
-        streams = self.streams["initialization"]
-        return Learner(layout, combiner, self.config, streams, self.num_tasks, self.device, self.dtype)
-
-    @torch.no_grad()
-    def act(self, observation: Tensor, deterministic: bool = False) -> Tensor:
-        """Actions [S, K, N, A] in (-1, 1) for observations [S, K, N, O]; exploring unless `deterministic`."""
-        outputs = self.actor_net(self.actor.views, self._inputs(observation))
-        if deterministic:
-            return outputs.chunk(2, dim=-1)[0].tanh()
-        return squashed_gaussian(outputs, self._noise("exploration", observation))[0]
-
-    def random_actions(self, observation: Tensor) -> Tensor:
-        """Actions uniform in [-1, 1) of the shape that `act` gives."""
-        shape = (*observation.shape[:-1], self.action_size)
-        return self.streams["exploration"].uniform_(observation.new_empty(shape)) * 2 - 1
 
     @property
     def combiners(self) -> tuple[Combiner, Combiner]:
         """The critic ensemble's and the actor's."""
         return self.critic.combiner, self.actor.combiner
 
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        outputs = self.actor_net(self.actor.views, self.inputs(observation))
+        return squashed_gaussian(outputs, self._noise("exploration", observation))[0]
+
+    def exploit(self, observation: Tensor) -> Tensor:
+        return self.greedy(observation)
+
+    def update_kind(self) -> Hashable:
+        return tuple(combiner.needs_jacobian() for combiner in self.combiners)
+
+    def replayed(self) -> None:
+        for combiner in self.combiners:
+            combiner.replayed()
+
     @property
     def diagnostics(self) -> dict[str, Tensor]:
-        """What the combiners have last shown, by names in the log; later updates write into the same tensors."""
+        """What the combiners have last shown."""
         return self.critic.diagnostics | self.actor.diagnostics
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step of critics, actor and temperatures, and one of the target critics.
-
-        Returns:
-            Metrics by their names in the log, [S] or [S, K] each; later updates write into those of `diagnostics`.
-        """
-        inputs, temperature = self._inputs(batch.observation), self.log_temperature.exp()
-        target = self._target(batch, temperature)
-        values = self._values(self.critic.views, inputs, batch.action, self.critic.gradients)
-        losses = critic_losses(values, target)
-        metrics = self.critic.step(
-            losses, self.health, lambda: critic_losses(self._values(self.critic.views, inputs, batch.action), target)
-        )
-
-        outputs = self.actor_net(self.actor.views, inputs, self.actor.gradients)
-        noise = self._noise("policy", batch.observation)
-        losses, log_prob = self._actor_losses(outputs, noise, inputs, temperature)
-        act_again = lambda: self.actor_net(self.actor.views, inputs)  # noqa: E731
-        again = lambda: self._actor_losses(act_again(), noise, inputs, temperature)[0]  # noqa: E731
-        metrics |= self.actor.step(losses, self.health, again)
-
-        self._update_temperature(log_prob.detach())
-        learning = (1 - self.health.halted).to(self.dtype).unsqueeze(1)
-        self.target_params.lerp_(self.critic.params, self.config.tau * learning)
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step of critics, actor and temperatures, and one of the target critics."""
+        inputs, temperature = self.inputs(batch.observation), self.temperatures.log.exp()
+        values, metrics = self._learn_values(batch, inputs, temperature)
+        log_prob, of_actor = self._learn_actions(inputs, temperature)
+        self.temperatures.update(log_prob, self.health.halted)
+        learning = (1 - self.health.halted).to(self.target_params.dtype).unsqueeze(1)
+        self.target_params.lerp_(self.critic.params, self.tau * learning)
         self.health.count()
-        metrics |= {"temperature": temperature, "q_value": values.detach().mean((0, 3))}
+        metrics |= of_actor | {"temperature": temperature, "q_value": values.mean((0, 3))}
         return metrics | self.diagnostics
 
-    def _inputs(self, observation: Tensor) -> Tensor:
-        if not self.config.task_id_input:
-            return observation
-        return torch.cat((observation, self.task_id.expand(*observation.shape[:3], -1)), -1)
+    def _learn_values(self, batch: Batch, inputs: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A step of the critics; the values [E, S, K, B] before it, and metrics."""
+        target = self._target(batch, temperature)
+        values = self._values(self.critic.views, inputs, batch.action, self.critic.gradients)
+
+        def losses_again() -> Tensor:
+            return critic_losses(self._values(self.critic.views, inputs, batch.action), target)
+
+        metrics = self.critic.step(critic_losses(values, target), self.health, losses_again)
+        return values.detach(), metrics
+
+    def _learn_actions(self, inputs: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A step of the actor; the log-densities [S, K, B] of its actions before it, and metrics."""
+        noise = self._noise("policy", inputs)
+
+        def losses_of(outputs: Tensor) -> tuple[Tensor, Tensor]:
+            action, log_prob = squashed_gaussian(outputs, noise)
+            value = self._values(self.critic.views, inputs, action).amin(0)
+            return actor_losses(log_prob, value, temperature), log_prob
+
+        def losses_again() -> Tensor:
+            return losses_of(self.actor_net(self.actor.views, inputs))[0]
+
+        losses, log_prob = losses_of(self.actor_net(self.actor.views, inputs, self.actor.gradients))
+        return log_prob.detach(), self.actor.step(losses, self.health, losses_again)
 
     def _noise(self, stream: str, like: Tensor) -> Tensor:
-        return self.streams[stream].normal_(like.new_empty(*like.shape[:3], self.action_size))
-
-    def _actor_losses(
-        self, outputs: Tensor, noise: Tensor, inputs: Tensor, temperature: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Losses [S, K] and log-densities [S, K, B] of the policy's outputs [S, K, B, 2A]."""
-        action, log_prob = squashed_gaussian(outputs, noise)
-        value = self._values(self.critic.views, inputs, action).amin(0)
-        return actor_losses(log_prob, value, temperature), log_prob
+        return self.streams[stream].normal_(like.new_empty(*like.shape[:3], self._action_size))
 
     def _values(
         self, views: dict[str, Tensor], inputs: Tensor, action: Tensor, recorder: Recorder | None = None
@@ -154,37 +212,41 @@ class MultiTaskSAC:
 
     @torch.no_grad()
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
-        inputs = self._inputs(batch.next_observation)
+        inputs = self.inputs(batch.next_observation)
         outputs = self.actor_net(self.actor.views, inputs)
-        action, log_prob = squashed_gaussian(outputs, self._noise("policy", batch.next_observation))
+        action, log_prob = squashed_gaussian(outputs, self._noise("policy", inputs))
         value = self._values(self.target_views, inputs, action).amin(0)
-        reward = self.config.reward_scale * batch.reward
-        return td_target(reward, batch.terminated, value, log_prob, temperature, self.config.discount)
-
-    def _update_temperature(self, log_prob: Tensor) -> None:
-        log_temperature = self.log_temperature.detach().requires_grad_()
-        losses = temperature_losses(log_temperature, log_prob, self.target_entropy)
-        # The seeds' losses are added: a mean over them would shrink each one's step.
-        self._temperature_gradient.copy_(torch.autograd.grad(losses.mean(1).sum(), log_temperature)[0])
-        self.temperature_optimizer.step(self.health.halted)
+        reward = self.reward_scale * batch.reward
+        return td_target(reward, batch.terminated, value, log_prob, temperature, self.discount)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "actor": self.actor.state_dict(),
             "critic": self.critic.state_dict(),
             "target_params": self.target_params,
-            "log_temperature": self.log_temperature,
-            "temperature_optimizer": self.temperature_optimizer.state_dict(),
+            **self.temperatures.state_dict(),
             "health": self.health.state_dict(),
             "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if "health" not in state:
+            raise ValueError("its checkpoints are of an earlier version, which can be evaluated but not resumed")
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         self.target_params.copy_(state["target_params"])
-        self.log_temperature.copy_(state["log_temperature"])
-        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
+        self.temperatures.load_state_dict(state)
         self.health.load_state_dict(state["health"])
         for name, stream in self.streams.items():
             stream.load_state_dict(state["streams"][name])
+
+    def policy_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {"params": state["actor"]["params"]}
+
+    def policy(self, setting: Setting, state: Mapping[str, Any]) -> SquashedGaussianPolicy:
+        inputs = self._task_input(setting)
+        net = self._actor_net(setting, inputs.size)
+        layout = layout_of([net])
+        if state["params"].shape != (len(setting.seeds), layout.size):
+            raise ValueError(f"an actor has {layout.size} parameters, here are {state['params'].shape[-1]}")
+        return SquashedGaussianPolicy(net, layout.views(state["params"].to(setting.device)), inputs)

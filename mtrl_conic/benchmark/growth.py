@@ -42,6 +42,7 @@ def benchmark_growth(options: Options) -> list[dict[str, Any]]:
 
 def _config(options: Options, combiner: str, setting: dict[str, int]) -> TrainConfig:
     config = compose_config(options.overrides(combiner, setting["seeds"]))
-    config.batch_size_per_task = setting["batch"]
-    config.agent.hidden_sizes = [setting["width"]] * len(config.agent.hidden_sizes)
+    network = config.agent["network"]
+    config.agent["batch_size_per_task"] = setting["batch"]
+    network["hidden_sizes"] = [setting["width"]] * len(network["hidden_sizes"])
     return config

@@ -100,14 +100,14 @@ def _memory(trainer: Trainer) -> dict[str, float]:
 
 def _parts(trainer: Trainer, steps: int) -> dict[str, Callable[[], object]]:
     """The environments, the updates, and both as the trainer runs them; `steps` vector steps each."""
-    action = trainer.agent.random_actions(trainer.observation).cpu().numpy()
+    action = trainer.steps.explore(trainer.observation).cpu().numpy()
 
     def env() -> None:
         for _ in range(steps):
             trainer.envs.step(action)
 
     def update() -> None:
-        for _ in range(steps * trainer.config.updates_per_step):
+        for _ in range(steps * trainer.agent.updates_due()):
             trainer.steps.update()
 
     def loop() -> None:

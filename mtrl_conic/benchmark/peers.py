@@ -50,13 +50,13 @@ class PlainSAC:
     def __init__(self, config: TrainConfig, sizes: tuple[int, int, int], fill: Fill) -> None:
         num_tasks, observation_size, action_size = sizes
         self.settings, self.fill = config.agent, fill
-        inputs, hidden = observation_size + num_tasks, config.agent.hidden_sizes
+        inputs, hidden = observation_size + num_tasks, config.agent["network"]["hidden_sizes"]
         self.actor = _Network(inputs, hidden, 2 * action_size, num_tasks)
         self.critics, self.targets = (
             nn.ModuleList(_Network(inputs + action_size, hidden, 1, num_tasks) for _ in range(2)) for _ in range(2)
         )
         self.log_temperature = torch.zeros(num_tasks, requires_grad=True)
-        rate = config.agent.learning_rate
+        rate = config.agent["learning_rate"]
         groups = (self.actor.parameters(), self.critics.parameters(), [self.log_temperature])
         self.optimizers = [torch.optim.Adam(group, rate) for group in groups]
         self.task_id = torch.eye(num_tasks).unsqueeze(1)
@@ -70,7 +70,7 @@ class PlainSAC:
         with torch.no_grad():
             next_action, next_log_prob = self._sample(self.actor(next_inputs)[0])
             value = self._values(self.targets, next_inputs, next_action)[0].amin(0) - temperature * next_log_prob
-            target = reward + self.settings.discount * (1 - terminated) * value
+            target = reward + self.settings["discount"] * (1 - terminated) * value
         values, features = self._values(self.critics, inputs, action)
         self._step(self.optimizers[1], self.critics, (values - target).square().mean(0).mean(1), features)
 
@@ -86,12 +86,12 @@ class PlainSAC:
         self.optimizers[2].step()
         with torch.no_grad():
             for old, new in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
-                old.lerp_(new, self.settings.tau)
+                old.lerp_(new, self.settings["tau"])
 
     def _step(self, optimizer: torch.optim.Optimizer, network: nn.Module, losses: Tensor, features: Any) -> None:
         optimizer.zero_grad()
         self.fill(network, losses, features)
-        nn.utils.clip_grad_norm_(network.parameters(), self.settings.max_grad_norm)
+        nn.utils.clip_grad_norm_(network.parameters(), self.settings["max_grad_norm"])
         optimizer.step()
 
     def _inputs(self, observation: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def torchjd_backward(aggregator: str) -> Fill:
 def peer(config: TrainConfig, sizes: tuple[int, int, int], replay: ReplayBuffer, fill: Fill) -> Callable[[], object]:
     """One update of the peer."""
     agent = PlainSAC(config, sizes, fill)
-    return lambda: agent.update(replay.sample(config.batch_size_per_task))
+    return lambda: agent.update(replay.sample(config.agent["batch_size_per_task"]))
 
 
 def benchmark_peers(options: Options) -> dict[str, Any]:
@@ -167,7 +167,8 @@ def benchmark_peers(options: Options) -> dict[str, Any]:
         fills[f"TorchJD, {aggregator}"] = torchjd_backward(aggregator)
     functions |= {name: peer(config, sizes, replay, fill) for name, fill in fills.items()}
     medians = in_turns(functions, rounds, unmeasured=1)
-    print(f"one update, {env}, batch {config.batch_size_per_task} per task, trunk {config.agent.hidden_sizes}")
+    batch, trunk = config.agent["batch_size_per_task"], config.agent["network"]["hidden_sizes"]
+    print(f"one update, {env}, batch {batch} per task, trunk {trunk}")
     print(f"{'':<36}{'ms':>8}{'/ own':>8}")
     for name, seconds in medians.items():
         own = medians.get(_OWN.get(name.split(", ")[-1].lower(), name), seconds)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from mtrl_conic.agents.off_policy import OffPolicyAgent
 from mtrl_conic.agents.replay import ReplayBuffer
-from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns, wait_for
 from mtrl_conic.envs import make_spec
@@ -16,7 +17,7 @@ from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.capture import Captured
 from mtrl_conic.system.heap import keep_freed_memory
-from mtrl_conic.training.steps import device_steps
+from mtrl_conic.training.device_steps import device_steps
 
 PRODUCTS = "matrix products"
 
@@ -59,14 +60,20 @@ def filled_replay(config: TrainConfig, sizes: Sizes) -> ReplayBuffer:
 
 def agent_update(config: TrainConfig, sizes: Sizes, replay: ReplayBuffer) -> Callable[[], object]:
     """One update of the agent, recorded as a CUDA graph where the training would."""
-    agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, config.torch_device())
-    return device_steps(agent, replay, config.batch_size_per_task, config.cuda_graphs).update
+    num_tasks, observation_size, action_size = sizes
+    small = replace(config, agent={**config.agent, "capacity_per_task": 1})  # its own replay is not used
+    agent = small.make_agent()
+    assert isinstance(agent, OffPolicyAgent)
+    setting = replace(config.setting(), num_tasks=num_tasks)
+    agent.setup(replace(setting, observation_size=observation_size, action_size=action_size))
+    agent.memory = replay
+    return device_steps(agent, config.cuda_graphs).update
 
 
 def matrix_products(config: TrainConfig, sizes: Sizes) -> Callable[[], object]:
     """The matrix products of one update and nothing else: the floor of its time."""
     num_tasks, observation_size, action_size = sizes
-    rows, hidden = num_tasks * config.batch_size_per_task, config.agent.hidden_sizes
+    rows, hidden = num_tasks * config.agent["batch_size_per_task"], config.agent["network"]["hidden_sizes"]
     device, num_seeds = config.torch_device(), len(config.seeds)
     products: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -78,7 +85,7 @@ def matrix_products(config: TrainConfig, sizes: Sizes) -> Callable[[], object]:
             back = to_inputs if index else to_first_input
             products.extend([(x, weight)] * forward + [(delta, weight.mT)] * back + [(x.mT, delta)] * to_weights)
 
-    critics, inputs = config.agent.num_critics, observation_size + num_tasks
+    critics, inputs = config.agent["num_critics"], observation_size + num_tasks
     # critics: own loss, targets, value of the new action (back to the action only); actor: targets, own loss
     layers(inputs + action_size, 3 * critics, 2 * critics, critics, critics)
     layers(inputs, 2, 1, 0, 1)
@@ -92,8 +99,8 @@ def matrix_products(config: TrainConfig, sizes: Sizes) -> Callable[[], object]:
 def _print(row: dict[str, Any], config: TrainConfig, first: str) -> None:
     medians = row["milliseconds"]
     print(
-        f"one update, {row['env']}, seeds {row['seeds']}, batch {config.batch_size_per_task} per task, trunk"
-        f" {config.agent.hidden_sizes}, {config.device}, matmul_precision {config.matmul_precision}"
+        f"one update, {row['env']}, seeds {row['seeds']}, batch {config.agent['batch_size_per_task']} per task, trunk"
+        f" {config.agent['network']['hidden_sizes']}, {config.device}, matmul_precision {config.matmul_precision}"
     )
     print(f"{'':<18}{'ms':>8}{'/ ' + first:>12}{'/ products':>12}")
     for name, value in medians.items():

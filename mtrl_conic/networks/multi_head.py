@@ -10,44 +10,35 @@ from torch import Tensor
 
 from mtrl_conic.networks.initial import he_uniform, uniform
 from mtrl_conic.networks.layers import Recorder, Views, linear, linear_parameters, task_linear
-from mtrl_conic.networks.layout import Parameter
+from mtrl_conic.networks.protocol import Network
+from mtrl_conic.system.validation import flag, widths
 
 _HEAD_BOUND = 3e-3  # of the heads' initial weights: the first values and actions are near 0
 
 
-class MultiHeadMLP:
-    """A shared trunk of ReLU layers and one linear head per task (a `Network`).
+class MultiHeadMLP(Network):
+    """A shared trunk of ReLU layers and one linear head per task.
 
     Args:
-        name: prefix of the parameter names.
-        input_size: I.
         hidden_sizes: widths of the trunk's layers.
-        output_size: O of each head.
-        num_tasks: K.
         layer_norm: normalise each trunk layer before its ReLU, without scale and shift (the next layer has them).
     """
 
-    def __init__(
-        self,
-        name: str,
-        input_size: int,
-        hidden_sizes: Sequence[int],
-        output_size: int,
-        num_tasks: int,
-        layer_norm: bool = False,
-    ) -> None:
-        self.layers = [f"{name}.trunk.{index}" for index in range(len(hidden_sizes))]
+    def __init__(self, hidden_sizes: Sequence[int], layer_norm: bool = False) -> None:
+        self.hidden_sizes = widths("hidden_sizes", hidden_sizes)
+        self.layer_norm = flag("layer_norm", layer_norm)
+
+    def setup(self, name: str, input_size: int, output_size: int, num_tasks: int) -> None:
+        self.layers = [f"{name}.trunk.{index}" for index in range(len(self.hidden_sizes))]
         self.head = f"{name}.head"
-        self.layer_norm = layer_norm
-        self.parameters: dict[str, Parameter] = {}
+        self.parameters = {}
         fan_in = input_size
-        for layer, fan_out in zip(self.layers, hidden_sizes, strict=True):
+        for layer, fan_out in zip(self.layers, self.hidden_sizes, strict=True):
             self.parameters |= linear_parameters(layer, fan_in, fan_out, he_uniform(fan_in))
             fan_in = fan_out
         self.parameters |= linear_parameters(self.head, fan_in, output_size, uniform(_HEAD_BOUND), num_tasks)
 
     def __call__(self, params: Views, x: Tensor, recorder: Recorder | None = None) -> Tensor:
-        """Map inputs [S, K, B, I] to outputs [S, K, B, O]."""
         tasks_and_rows = x.shape[1:3]
         x = x.flatten(1, 2)
         for layer in self.layers:

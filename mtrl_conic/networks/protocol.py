@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Self, final
 
 from torch import Tensor
 
 from mtrl_conic.networks.layers import Recorder, Views
-from mtrl_conic.networks.layout import Parameter
+from mtrl_conic.networks.layout import Layout, Parameter
 
 
-class Network(Protocol):
-    """A pure function of parameters and input, which draws no random numbers and keeps none."""
+class Network(ABC):
+    """A pure function of parameters and input, which draws no random numbers and keeps none.
 
-    @property
-    def parameters(self) -> Mapping[str, Parameter]:
-        """By name, which begins with the network's own, as several networks can share one flat tensor."""
+    It is made in two phases. The constructor takes the hyperparameters as keyword arguments and raises `ValueError`
+    that names the value and the range; `setup` is told the sizes and names the parameters. An agent that needs
+    several networks of one kind takes them from one object, by `made`.
 
+    Attributes:
+        parameters: by name, set by `setup`.
+    """
+
+    parameters: dict[str, Parameter]
+
+    @abstractmethod
+    def setup(self, name: str, input_size: int, output_size: int, num_tasks: int) -> None:
+        """Name the parameters; each name begins with `name` and a dot, as several networks can share one flat tensor.
+
+        Args:
+            name: of this network.
+            input_size: I, a one-hot task number included where the agent adds one.
+            output_size: O.
+            num_tasks: K.
+
+        Raises:
+            ValueError: the hyperparameters do not fit these sizes.
+        """
+
+    @abstractmethod
     def __call__(self, params: Views, x: Tensor, recorder: Recorder | None = None) -> Tensor:
         """Map inputs [S, K, B, I] to outputs [S, K, B, O].
 
@@ -27,3 +50,15 @@ class Network(Protocol):
             recorder: is handed what the parameters' gradients are made of during the backward pass; without one the
                 parameters get no gradient, and the input does all the same.
         """
+
+    @final
+    def made(self, name: str, input_size: int, output_size: int, num_tasks: int) -> Self:
+        """A copy of this network, set up; see `setup`."""
+        network = copy.deepcopy(self)
+        network.setup(name, input_size, output_size, num_tasks)
+        return network
+
+
+def layout_of(nets: Iterable[Network]) -> Layout:
+    """The order of all parameters of several networks in one flat vector."""
+    return Layout({name: parameter for net in nets for name, parameter in net.parameters.items()})

@@ -1,17 +1,17 @@
-"""The trained actors of a run, out of its checkpoints: for evaluation and use."""
+"""What acts in a run, out of its checkpoints: for evaluation and use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mtrl_conic.envs import space_sizes, task_names
-from mtrl_conic.networks.layout import Layout
-from mtrl_conic.networks.multi_head import MultiHeadMLP
+from mtrl_conic.agents.protocol import Agent
+from mtrl_conic.envs import task_names
 from mtrl_conic.runs.checkpoint import UNSEALED, Checkpoints, is_sealed, read_file
 from mtrl_conic.settings.compose import load_stored, typed
 from mtrl_conic.settings.errors import ConfigError, first_line
@@ -22,16 +22,16 @@ _ATTEMPTS = 10  # to read a checkpoint before a training at work drops it
 
 
 class Weights(NamedTuple):
-    """The actors' parameters out of a checkpoint."""
+    """What acts, out of a checkpoint."""
 
     file: str  # its name
     step: int  # environment steps per task
-    params: Tensor  # [S, P]
+    state: dict[str, Any]  # as the agent's `policy_state` gives it: tensors [S, ...] in dicts
     messages: tuple[str, ...]  # what was wrong with newer ones, or what to know of this one
 
 
 class Actors:
-    """What acts in `MultiTaskSAC`, for some of a run's seeds; needs neither the critics nor the combiner.
+    """What acts, for some of a run's seeds, whatever its agent.
 
     Args:
         config: the run's settings; `device` says where to compute.
@@ -44,27 +44,18 @@ class Actors:
 
     def __init__(self, config: TrainConfig, weights: Weights, seeds: Sequence[int]) -> None:
         self.tasks, self.seeds, self.step = task_names(config.env), list(seeds), weights.step
-        self.device = config.torch_device()
-        self.observation_size, action_size = space_sizes(config.env)
-        agent, num_tasks = config.agent, len(self.tasks)
-        self._one_hot = torch.eye(num_tasks, device=self.device) if agent.task_id_input else None
-        input_size = self.observation_size + (num_tasks if agent.task_id_input else 0)
-        sizes = (input_size, agent.hidden_sizes, 2 * action_size, num_tasks)
-        self._net = MultiHeadMLP("actor", *sizes, agent.layer_norm)
-        layout = Layout(self._net.parameters)
-        if weights.params.shape != (len(config.seeds), layout.size):
-            raise ConfigError(f"{weights.file} does not fit the settings in config.yaml: they are of another run")
-        rows = [_row(config.seeds, seed) for seed in self.seeds]
-        params = weights.params if self.seeds == config.seeds else weights.params[rows]
-        self._views = layout.views(params.to(self.device))
-
-    @torch.no_grad()
-    def act(self, observation: Tensor) -> Tensor:
-        """Deterministic actions [S, K, N, A] for observations [S, K, N, O], as `MultiTaskSAC.act` gives them."""
-        return self.outputs(observation).chunk(2, dim=-1)[0].tanh()
+        setting = replace(config.setting(), seeds=self.seeds)
+        self.device, self.observation_size = torch.device(setting.device), setting.observation_size
+        rows, agent = [_row(config.seeds, seed) for seed in self.seeds], config.make_agent()
+        try:
+            state = _rows_of(weights.state, None if self.seeds == config.seeds else rows, len(config.seeds))
+            self.act = agent.policy(setting, state)
+        except (ValueError, LookupError) as error:
+            what = f"{weights.file} does not fit the settings in config.yaml"
+            raise ConfigError(f"{what}: they are of another run") from error
 
     def among(self, seeds: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """`act` for some of the seeds only, rounded as among all of them: batched products round by their size.
+        """Acts for some of the seeds only, rounded as among all of them: batched products round by their size.
 
         Raises:
             ConfigError: there is no such seed.
@@ -80,37 +71,42 @@ class Actors:
 
         return act
 
-    def outputs(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
-        """The heads' outputs [S, T, N, 2A] for observations [S, T, N, O] of T tasks, by default all in order."""
-        chosen: Any = slice(None) if tasks is None else list(tasks)
-        own = [name for name, parameter in self._net.parameters.items() if parameter.per_task]
-        views = self._views | {name: self._views[name][:, chosen] for name in own}
-        if self._one_hot is not None:
-            task_id = self._one_hot[chosen].view(1, -1, 1, len(self.tasks)).expand(*observation.shape[:3], -1)
-            observation = torch.cat((observation, task_id), -1)
-        return self._net(views, observation)
+
+def _rows_of(state: Any, rows: list[int] | None, num_seeds: int) -> Any:
+    """Some seeds' part of tensors [S, ...] in dicts; all of it without `rows`."""
+    if isinstance(state, dict):
+        return {key: _rows_of(value, rows, num_seeds) for key, value in state.items()}
+    if len(state) != num_seeds:
+        raise ValueError(f"{len(state)} rows for {num_seeds} seeds")
+    return state if rows is None else state[rows]
 
 
 def stored_config(run: str | Path) -> TrainConfig:
-    """The settings of a run as far as its actors depend on them: neither combiner nor device is looked at.
+    """The settings of a run as far as what acts depends on them: neither combiner nor device is looked at.
 
     Raises:
         ConfigError: they cannot be read.
     """
     try:
         config = typed(load_stored(Path(run).expanduser(), "run"))
+        config.make_agent()
         task_names(config.env)
     except ConfigError as error:
         raise error if str(error).startswith("run=") else ConfigError(f"run={run}: config.yaml: {error}") from error
     except ValueError as error:
         raise ConfigError(f"run={run}: config.yaml: {error}") from error
-    if not config.seeds or not config.agent.hidden_sizes:
-        raise ConfigError(f"run={run}: config.yaml: it has no seeds or no layers")
+    if not config.seeds:
+        raise ConfigError(f"run={run}: config.yaml: it has no seeds")
     return config
 
 
-def read_weights(run: str | Path, checkpoint: str) -> Weights:
-    """The actors' parameters in the best checkpoint of a run, or in the last one that can be read.
+def read_weights(run: str | Path, checkpoint: str, agent: Agent) -> Weights:
+    """What acts in the best checkpoint of a run, or in the last one that can be read.
+
+    Args:
+        run: the run folder.
+        checkpoint: "best" or "last".
+        agent: the run's, which need not be set up.
 
     Raises:
         ConfigError: there is none.
@@ -120,33 +116,35 @@ def read_weights(run: str | Path, checkpoint: str) -> Weights:
     folder = Path(run).expanduser() / "checkpoints"
     for _ in range(_ATTEMPTS):
         try:
-            return _best(folder) if checkpoint == "best" else _last(folder)
+            return _best(folder, agent) if checkpoint == "best" else _last(folder, agent)
         except FileNotFoundError:  # a training at work has dropped it since it was listed
             continue
     raise ConfigError(f"checkpoint={checkpoint}: the files in {folder} vanish before they can be read")
 
 
-def _best(folder: Path) -> Weights:
+def _best(folder: Path, agent: Agent) -> Weights:
     path = folder / "best.pt"
     if not path.is_file():
         raise ConfigError(f"checkpoint=best: no {path}, as before the first evaluation; try checkpoint=last")
     try:
         state = read_file(path)
-        return Weights(path.name, state["step"], state["actor"], _note(path))
+        # Versions before 0.2 wrote the actor's parameters alone.
+        policy = state["policy"] if "policy" in state else agent.policy_state({"actor": {"params": state["actor"]}})
+        return Weights(path.name, state["step"], policy, _note(path))
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever is wrong with the file
         raise ConfigError(f"checkpoint=best: {path} is damaged ({_reason(error)})") from error
 
 
-def _last(folder: Path) -> Weights:
+def _last(folder: Path, agent: Agent) -> Weights:
     messages: list[str] = []
     for step in sorted(Checkpoints(folder).steps(), reverse=True):
         path = folder / f"step_{step}.pt"
         try:
             state = read_file(path)
-            params = state["agent"]["actor"]["params"]
-            return Weights(path.name, state["step"], params, (*messages, *_note(path)))
+            policy = agent.policy_state(state["agent"])
+            return Weights(path.name, state["step"], policy, (*messages, *_note(path)))
         except FileNotFoundError:
             raise
         except Exception as error:  # whatever is wrong with the file, the one before it may be whole

@@ -82,7 +82,7 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     run, checkpoint = options["run"], options["checkpoint"]
     config = stored_config(run)
     _choose_device(config, options.get("device"))
-    weights = read_weights(run, checkpoint)
+    weights = read_weights(run, checkpoint, config.make_agent())
     for message in weights.messages:
         print(message, file=sys.stderr)
     actors, seeds = Actors(config, weights, config.seeds), options.get("seeds", config.seeds)

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from mtrl_conic.agents.losses import squashed_gaussian
 from mtrl_conic.policies.actors import Actors, read_weights, stored_config
 from mtrl_conic.settings.schema import validate_device
 
@@ -32,7 +30,7 @@ def load_policy(run: str | Path, checkpoint: str = "best", seed: int | None = No
     validate_device(device)
     config = stored_config(run)
     config.device = device
-    weights = read_weights(run, checkpoint)
+    weights = read_weights(run, checkpoint, config.make_agent())
     for message in weights.messages:
         warnings.warn(message, stacklevel=2)
     return Policy(Actors(config, weights, config.seeds[:1] if seed is None else [seed]))
@@ -72,14 +70,9 @@ class Policy:
         rows = self._rows(observation)
         numbers = self._numbers(task, rows)
         inputs = torch.from_numpy(np.atleast_2d(rows)).to(self._actors.device)
-        outputs = self._actors.outputs(inputs[None, :, None], numbers)  # each row as a task of its own
-        action = outputs.chunk(2, dim=-1)[0].tanh() if deterministic else self._sample(outputs)
+        generator = None if deterministic else self.generator
+        action = self._actors.act(inputs[None, :, None], numbers, generator)  # each row as a task of its own
         return action.reshape(*rows.shape[:-1], -1).cpu().numpy()
-
-    def _sample(self, outputs: Tensor) -> Tensor:
-        mean = outputs.chunk(2, dim=-1)[0]
-        noise = torch.empty_like(mean).normal_(generator=self.generator)
-        return squashed_gaussian(outputs, noise)[0]
 
     def _rows(self, observation: ArrayLike) -> NDArray[np.float32]:
         rows, size = np.asarray(observation, dtype=np.float32), self._actors.observation_size

@@ -32,6 +32,7 @@ def facts(
         "file": weights.file,
         "step": weights.step,
         "combiner": config.combiner,
+        **({"combiners": config.combiners} if config.combiners else {}),
         "choices": config.choices,
         "protocol": protocol(config, spec, episodes),
         "tasks": list(spec.tasks),

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mtrl_conic.agents.sac import AgentConfig
 from mtrl_conic.envs import EnvConfig
 from mtrl_conic.report.reading import Run
 from mtrl_conic.settings import paths
+from mtrl_conic.settings.parts import with_defaults
 
 Settings = dict[str, str]
 
 # Settings of the environments that change how fast a run is, not what it is asked to do.
 _EXECUTION = ("workers", "timeout", "fast", "num_envs_per_task")
-# Settings outside of env, agent and combiner that a method learns by.
-_LEARNING = ("warmup_steps", "batch_size_per_task", "capacity_per_task", "updates_per_step")
 
 
 def protocol_of(run: Run) -> Settings:
@@ -36,12 +32,23 @@ def protocol_of(run: Run) -> Settings:
 
 def method_of(run: Run) -> Settings:
     """What makes two runs the same method: combiner, agent, and the other settings it learns by."""
-    combiner, agent = dict(run.config["combiner"]), run.config.get("agent", {})
-    found = {f"combiner.{key}": value for key, value in (_signature(combiner["_target_"]) | combiner).items()}
-    found |= {f"agent.{key}": value for key, value in _with_defaults(agent, AgentConfig).items()}
-    found |= {key: run.config.get(key) for key in _LEARNING}
+    parts = {"combiner": run.config["combiner"]}
+    parts |= {f"{network}.combiner": own for network, own in run.config.get("combiners", {}).items()}
+    parts["agent"] = run.config.get("agent", {})
+    found: dict[str, Any] = {}
+    for key, section in parts.items():
+        found |= dict(_flat(key, with_defaults(section)))
     found["env.num_envs_per_task"] = run.config["env"].get("num_envs_per_task", 1)
     return {key: _text(value) for key, value in found.items()}
+
+
+def _flat(key: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings by their whole names; those of a class within, such as the agent's network, one by one."""
+    for name, value in section.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            yield from _flat(f"{key}.{name}", value)
+        else:
+            yield f"{key}.{name}", value
 
 
 def combiner_name(method: Mapping[str, str], chosen: str | None = None) -> str:
@@ -55,10 +62,20 @@ def combiner_name(method: Mapping[str, str], chosen: str | None = None) -> str:
     """
     if chosen and chosen not in paths.choices("combiner"):
         return chosen
-    name = method["combiner._target_"].rpartition(".")[2]
-    if method.get("combiner.weights") == "exact":
+    return _class_name(method, "combiner")
+
+
+def _class_name(method: Mapping[str, str], key: str) -> str:
+    name = method[f"{key}._target_"].rpartition(".")[2]
+    if method.get(f"{key}.weights") == "exact":
         return f"{name} exact"
-    return f"{name} {method['combiner.aggregator']}" if "combiner.aggregator" in method else name
+    return f"{name} {method[f'{key}.aggregator']}" if f"{key}.aggregator" in method else name
+
+
+def _own_combiners(method: Mapping[str, str]) -> str:
+    """The combiners that single networks have, such as ", critic FairGrad"."""
+    keys = (key.removesuffix("._target_") for key in method if key.endswith(".combiner._target_"))
+    return "".join(f", {key.removesuffix('.combiner')} {_class_name(method, key)}" for key in keys)
 
 
 def chosen_combiner(run: Run) -> str | None:
@@ -79,25 +96,33 @@ def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = No
         chosen: the names of their combiners' yaml files, where known.
     """
     methods = list(methods)
-    names = [combiner_name(*each) for each in zip(methods, chosen or [None] * len(methods), strict=True)]
+    pairs = zip(methods, chosen or [None] * len(methods), strict=True)
+    names = [combiner_name(*pair) + _own_combiners(pair[0]) for pair in pairs]
     result = []
     for method, name in zip(methods, names, strict=True):
         alike = [other for other, its_name in zip(methods, names, strict=True) if its_name == name]
         words = [
             f"{_short(key)}={value}"
             for key, value in method.items()
-            if key != "combiner.aggregator"
-            and (_differs(key, alike) if _is_own(key) else usual(other.get(key) for other in methods) != value)
+            if not key.endswith(("combiner.aggregator", ".combiner._target_"))
+            and (_differs(key, alike) if _is_own(key) else _usual(key, method, methods) != value)
         ]
         result.append(" ".join([name, *words]))
     return result
 
 
+def _usual(key: str, method: Settings, methods: Sequence[Settings]) -> Any:
+    """What most methods have that could have such a setting: an agent's own are those of methods with that agent."""
+    agent, which = method.get("agent._target_"), "agent._target_"
+    of_agent = key.startswith("agent.") and key != which
+    return usual(other.get(key) for other in methods if not of_agent or other.get(which) == agent)
+
+
 def differing(method: Settings, methods: Sequence[Settings]) -> list[str]:
     """The settings of a method, as "name=value", in which `methods` differ."""
-    shared = [key for key in method if _differs(key, methods) and not key.startswith("combiner.")]
+    shared = [key for key in method if _differs(key, methods) and not _of_combiner(key)]
     alike = [other for other in methods if other["combiner._target_"] == method["combiner._target_"]]
-    own = [key for key in method if key.startswith("combiner.") and _differs(key, alike)]
+    own = [key for key in method if _of_combiner(key) and _differs(key, alike)]
     return [f"{_short(key)}={method[key]}" for key in (*own, *shared)]
 
 
@@ -113,11 +138,16 @@ def _differs(key: str, methods: Iterable[Settings]) -> bool:
 
 
 def _is_own(key: str) -> bool:
-    return key.startswith("combiner.") or key == "steps_per_task"
+    return _of_combiner(key) or key == "steps_per_task"
+
+
+def _of_combiner(key: str) -> bool:
+    return key.startswith("combiner.") or ".combiner." in key
 
 
 def _short(key: str) -> str:
-    return key if key == "combiner._target_" else key.rpartition(".")[2]
+    """The last part, unless it says too little by itself."""
+    return key if key.endswith("._target_") or ".combiner." in key else key.rpartition(".")[2]
 
 
 def title(protocol: Mapping[str, str], tasks: tuple[str, ...]) -> str:
@@ -181,23 +211,11 @@ def _with_defaults(stored: Mapping[str, Any], schema: Any) -> dict[str, Any]:
     return known | dict(stored)
 
 
-def _signature(target: str) -> dict[str, Any]:
-    """Defaults of a combiner of this package; a user's own file is not imported for a report."""
-    module, _, name = target.rpartition(".")
-    if not module.startswith("mtrl_conic."):
-        return {}
-    try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return {}  # of another version
-    return {key: entry.default for key, entry in parameters.items() if entry.default is not entry.empty}
-
-
 def _text(value: Any) -> str:
     if value is None:
         return "null"
-    if isinstance(value, float) and not isinstance(value, bool):
-        return f"{value:g}"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:g}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_text(entry) for entry in value)}]"
     if isinstance(value, int) and not isinstance(value, bool):

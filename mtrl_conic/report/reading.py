@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from mtrl_conic.settings.aliases import upgraded
+
 Array = NDArray[np.float64]
 NETWORKS = ("critic", "actor")
 _SHOWN = 5  # numbers of damaged lines that a note lists
@@ -108,7 +110,7 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any] | None:
         notes.append(f"config.yaml cannot be read; {left_out}")
         return None
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    return upgraded(config)
 
 
 def _provenance(path: Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -7,12 +7,8 @@ transitions. A file appears under its name only when it is whole, and is believe
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import sys
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +16,8 @@ import numpy as np
 import torch
 
 from mtrl_conic.runs.files import WriteError
-from mtrl_conic.runs.memory import Memory
 from mtrl_conic.runs.sealed import DamagedError, is_sealed, read_file, write_file
+from mtrl_conic.system.segments import Memory
 
 KEPT = 2
 PARTIAL = "replay=partial"  # on the command line, with resume=RUN_DIR
@@ -30,39 +26,6 @@ UNSEALED = "was written by an earlier version, without a digest: damage to it ma
 
 class CheckpointError(RuntimeError):
     """No checkpoint of the run folder can be loaded."""
-
-
-class RunLocked(RuntimeError):
-    """Another process works in the run folder."""
-
-
-def lock(run_dir: Path) -> int:
-    """Take the run folder for this process; the kernel lets go of it however the process ends.
-
-    Some file systems have no locks (or have them switched off): the run goes on without, after a warning.
-
-    Raises:
-        RunLocked: another process has it.
-    """
-    descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise RunLocked(f"{run_dir} is in use by another process") from error
-    except OSError as error:
-        _warn_of_no_lock(run_dir, error.strerror)
-    return descriptor
-
-
-@cache
-def _warn_of_no_lock(run_dir: Path, reason: str) -> None:
-    """Once a folder and process."""
-    print(
-        f"warning: the file system of {run_dir} gives no lock ({reason}): see to it yourself that no other process"
-        " works in the folder",
-        file=sys.stderr,
-    )
 
 
 class Start(NamedTuple):
@@ -95,37 +58,48 @@ class Checkpoints:
         self._saved_rows: int | None = None  # the replay's rows below this number are in segments
         self._facts: dict[int, _Facts | None] = {}  # by step; None where the file cannot be read
 
-    def save(self, step: int, state: dict[str, Any], replay: Memory, healthy: bool = True) -> None:
+    def save(self, step: int, state: dict[str, Any], replay: Memory | None, healthy: bool = True) -> None:
         """Write the state at `step` and the replay's new rows; drop what no kept checkpoint needs.
 
         Args:
             step: environment steps per task.
             state: everything but the replay.
-            replay: its rows that no segment holds yet are written.
+            replay: its rows that no segment holds yet are written; None where the state has everything.
             healthy: the run can go on from here; the last such checkpoint outlives any number of others.
 
         Raises:
             WriteError: the disk does not take it; the checkpoints that there are stay.
         """
+        state = {**state, "step": step, "healthy": healthy}
+        segment = None
+        if replay is not None:
+            state |= {"replay": replay.state_dict(), "capacity": replay.capacity}
+            segment = self._save_rows(replay)
+        try:
+            write_file(self.folder / f"step_{step}.pt", to_plain(state))
+        except WriteError:
+            if segment is not None:
+                segment.unlink(missing_ok=True)  # of use to no checkpoint, and somebody needs the room
+            raise
+        self._saved_rows = None if replay is None else replay.total
+        self._facts[step] = _facts(state)
+        self._prune()
+
+    def _save_rows(self, replay: Memory) -> Path:
+        """Write the rows that no segment holds yet."""
         start = max(self._saved_rows or 0, replay.start)
         segment = self.folder / f"replay_{start}_{replay.total}.pt"
         if start < replay.total:
             write_file(segment, {"rows": replay.read_rows(start, replay.total).cpu()})
-        state = {**state, "step": step, "replay": replay.state_dict(), "capacity": replay.capacity, "healthy": healthy}
-        try:
-            write_file(self.folder / f"step_{step}.pt", to_plain(state))
-        except WriteError:
-            segment.unlink(missing_ok=True)  # of use to no checkpoint, and somebody needs the room
-            raise
-        self._saved_rows = replay.total
-        self._facts[step] = _facts(state)
-        self._prune()
+        return segment
 
-    def load(self, replay: Memory, step: int | None = None, partial: bool = False) -> tuple[dict[str, Any], list[str]]:
+    def load(
+        self, replay: Memory | None, step: int | None = None, partial: bool = False
+    ) -> tuple[dict[str, Any], list[str]]:
         """The newest checkpoint that is whole, its replay rows put in place; later ones are forgotten.
 
         Args:
-            replay: where the rows go.
+            replay: where the rows go; None where the state has everything.
             step: load the checkpoint of exactly this step, and no other.
             partial: where none is whole, take the newest whose state is, with those of its newest rows that are.
 
@@ -145,24 +119,24 @@ class Checkpoints:
                     messages.append(str(error))
                     continue
                 self._facts = {candidate: _facts(state)}
-                self._forget_after(candidate, replay.total)
+                self._forget_after(candidate, self._saved_rows or 0)
                 if messages:
                     said.append(f"going {'on without them from' if allow_loss else 'back to'} step {candidate}")
                 return state, list(dict.fromkeys([*messages, *said]))
         listed = "".join(f"; {message}" for message in dict.fromkeys(messages))
         raise CheckpointError(f"no usable checkpoint in {self.folder}{listed}{self._offer(replay, candidates)}")
 
-    def _load(self, step: int, replay: Memory, allow_loss: bool) -> tuple[dict[str, Any], list[str]]:
+    def _load(self, step: int, replay: Memory | None, allow_loss: bool) -> tuple[dict[str, Any], list[str]]:
         path = self.folder / f"step_{step}.pt"
         try:
             state = read_file(path)
             said = [] if is_sealed(path) else [f"{path.name} {UNSEALED}"]
-            lost = self._load_replay(state["replay"], replay)
+            lost = [] if replay is None else self._load_replay(state["replay"], replay)
         except DamagedError as error:
             raise CheckpointError(f"{path.name} is damaged ({error})") from error
         except (LookupError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path.name} is not a checkpoint of this program ({error!r})") from error
-        if lost:
+        if replay is not None and lost:
             total = min(state["replay"]["total"] - state["replay"].get("origin", 0), replay.capacity)
             said.append(f"{path.name} has {len(replay)} of its {total} transitions per task: {'; '.join(lost)}")
             if not allow_loss:
@@ -176,11 +150,12 @@ class Checkpoints:
         listed = ", ".join(map(str, sorted(present))) or "none"
         raise CheckpointError(f"{self.folder} has no checkpoint of step {step}; there are {listed}")
 
-    def _offer(self, replay: Memory, candidates: list[int]) -> str:
+    def _offer(self, replay: Memory | None, candidates: list[int]) -> str:
         """How to go on without the lost part of the replay, where that is all that is lost."""
-        for step in candidates:
+        for step in candidates if replay is not None else ():
             with suppress(CheckpointError, OSError):
                 self._load(step, replay, allow_loss=True)
+                assert replay is not None
                 return f"; {PARTIAL} goes on from step {step} with {len(replay)} transitions per task"
         return ""
 
@@ -273,9 +248,11 @@ class Checkpoints:
 
 
 def _facts(state: dict[str, Any]) -> _Facts:
-    replay = state["replay"]
+    healthy, replay = bool(state.get("healthy", True)), state.get("replay")
+    if replay is None:
+        return _Facts(healthy, 0, 0)
     start = max(replay.get("origin", 0), replay["total"] - state["capacity"])
-    return _Facts(bool(state.get("healthy", True)), start, replay["total"])
+    return _Facts(healthy, start, replay["total"])
 
 
 def to_plain(state: Any) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from mtrl_conic.runs.checkpoint import RunLocked, lock
 from mtrl_conic.runs.files import WriteError, check_disk, write_whole
+from mtrl_conic.runs.lock import RunLocked, lock
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.settings.threads import recorded_threads, threads_of

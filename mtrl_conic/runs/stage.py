@@ -10,7 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from mtrl_conic.runs.checkpoint import Checkpoints, RunLocked, lock
+from mtrl_conic.runs.checkpoint import Checkpoints
+from mtrl_conic.runs.lock import RunLocked, lock
 from mtrl_conic.runs.records import read_records
 from mtrl_conic.settings.compose import is_changeable, load_stored, refusal, typed
 from mtrl_conic.settings.errors import ConfigError

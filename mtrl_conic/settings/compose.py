@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_conic.settings import explain, paths
+from mtrl_conic.settings.aliases import shortened, upgraded
 from mtrl_conic.settings.errors import ConfigError, first_line
-from mtrl_conic.settings.overrides import GROUPS, parse, quote, with_paths_quoted
+from mtrl_conic.settings.overrides import GROUPS, as_hydra_has_them, parse, quote
 from mtrl_conic.settings.schema import TrainConfig, validate
 
 CONFIG_DIR = paths.CONFIG_DIR
@@ -45,7 +46,7 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
     Raises:
         ConfigError: something cannot be used.
     """
-    overrides = with_paths_quoted(overrides)
+    overrides = as_hydra_has_them(overrides)
     search = search_path(config_dirs)
     parse(overrides)
     with clear_errors(overrides, config_dirs):
@@ -66,8 +67,8 @@ def resume_config(folder: str, overrides: Sequence[str], config_dirs: Sequence[s
     stored = load_stored(run_dir)
     with _named(f"resume={run_dir}: config.yaml"):
         typed(stored)
-    for override in parse(with_paths_quoted(overrides)):
-        key, value = override.key_or_group, override.value()
+    for override in parse(as_hydra_has_them(overrides)):
+        key, value = shortened(override.get_key_element()), override.value()
         if key == "run_dir":
             if os.path.realpath(str(value)) != os.path.realpath(run_dir):
                 raise ConfigError(f"run_dir={value}: cannot change on resume; the folder is resume={run_dir}")
@@ -89,8 +90,8 @@ def _folder(key: str, text: str) -> Path:
 def load_stored(run_dir: Path, key: str = "resume") -> DictConfig:
     """The stored `config.yaml` of a run folder; `key` is what the user named the folder with.
 
-    The folder may have been moved: the stored `run_dir` is left out. Settings of versions that stored no `choices` get
-    those that can be told.
+    The folder may have been moved: the stored `run_dir` is left out. Settings of earlier versions get their present
+    names, and those of versions that stored no `choices` the ones that can be told.
 
     Raises:
         ConfigError: there is none, or it is damaged.
@@ -100,6 +101,9 @@ def load_stored(run_dir: Path, key: str = "resume") -> DictConfig:
         raise ConfigError(f"{key}={run_dir}: not a run folder, it has no config.yaml")
     try:
         stored = OmegaConf.load(path)
+        plain = OmegaConf.to_container(stored)
+        if isinstance(plain, dict):
+            stored = OmegaConf.create(upgraded(plain))
     except Exception as error:  # any parser error means the same to the user
         raise ConfigError(f"{key}={run_dir}: config.yaml cannot be read: {first_line(error)}") from error
     if not isinstance(stored, DictConfig):
@@ -114,7 +118,8 @@ def _told_choices(stored: DictConfig) -> dict[str, str]:
     """What the settings of a version that did not store its choices were composed of, as far as that can be told."""
     env, target = (explain.raw_value(stored, key) for key in ("env.name", "combiner._target_"))
     combiners = {explain.target_of(name): name for name in paths.choices("combiner")}
-    found = {"env": env, "agent": "mtmhsac", "combiner": combiners.get(target)}  # there was one agent
+    combiner = combiners.get(target)
+    found = {"env": env, "agent": "mtmhsac", "network": "multi_head", "combiner": combiner}  # there was one agent
     return {group: name for group, name in found.items() if isinstance(name, str)}
 
 
@@ -145,9 +150,8 @@ def typed(config: DictConfig, choices: Mapping[str, str] | None = None) -> Train
     except OmegaConfBaseException as error:
         raise ConfigError(explain.type_error(error, config)) from error
     assert isinstance(result, TrainConfig)
-    for key, numbers in (("seeds", result.seeds), ("agent.hidden_sizes", result.agent.hidden_sizes)):
-        if not all(type(number) is int for number in numbers):  # OmegaConf lets lists in lists pass
-            raise ConfigError(explain.no_list(key, numbers))
+    if not all(type(number) is int for number in result.seeds):  # OmegaConf lets lists in lists pass
+        raise ConfigError(explain.no_list("seeds", result.seeds))
     result.choices = result.choices if choices is None else dict(choices)
     if result.run_dir is not None:  # it may be from a yaml file
         result.run_dir = str(_folder("run_dir", result.run_dir))
@@ -165,8 +169,13 @@ def without_hydra(settings: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 
 def chosen_of(choices: Mapping[str, Any]) -> dict[str, str]:
     """Of Hydra's choices those of ours that were made; several experiments are joined by commas."""
-    made = {group: choices.get(group) for group in GROUPS}
-    return {group: one if isinstance(one, str) else ",".join(map(str, one)) for group, one in made.items() if one}
+    made = {shortened(key): one for key, one in choices.items() if one and _is_choice(shortened(key))}
+    return {group: one if isinstance(one, str) else ",".join(map(str, one)) for group, one in made.items()}
+
+
+def _is_choice(key: str) -> bool:
+    """Whether a name for users stands for a choice: a group, or the combiner of one network."""
+    return key in GROUPS or key.endswith(".combiner")
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -218,8 +227,9 @@ def _change(stored: DictConfig, key: str, value: Any) -> None:
             raise ConfigError(explain.unknown_key(key))
         OmegaConf.update(stored, key, value, force_add=True)
         return
-    current = stored.choices.get(key, _MISSING) if key in GROUPS else OmegaConf.select(stored, key, default=_MISSING)
-    if current is _MISSING and key not in GROUPS:
+    chosen = _is_choice(key)
+    current = stored.choices.get(key, _MISSING) if chosen else OmegaConf.select(stored, key, default=_MISSING)
+    if current is _MISSING and not chosen:
         raise ConfigError(_unknown_in_run(key, stored))
     if current != value:
         raise ConfigError(refusal(key, value, current))
@@ -261,7 +271,7 @@ def _explain_composition(error: Exception, overrides: Sequence[str], config_dirs
 
 def _chosen(overrides: Sequence[str], config_dirs: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings and choices by the groups alone, empty where they cannot be composed either."""
-    groups = [text for text in overrides if text.lstrip("+").partition("=")[0] in GROUPS]
+    groups = [text for text in overrides if _is_choice(shortened(text.partition("=")[0]))]
     try:
         settings, choices = without_hydra(_compose([*groups, *search_path(config_dirs)]))
         plain = OmegaConf.to_container(settings)

@@ -13,14 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
-from mtrl_conic.agents.learner import AgentConfig
 from mtrl_conic.envs import EnvConfig
 from mtrl_conic.settings import paths
+from mtrl_conic.settings.aliases import ALIASES, shortened
 from mtrl_conic.settings.errors import first_line
 from mtrl_conic.settings.overrides import LISTS, must_be_list
 from mtrl_conic.settings.schema import EvalConfig, TrainConfig
 
-SECTIONS = {"env": EnvConfig, "agent": AgentConfig, "eval": EvalConfig}
+SECTIONS = {"env": EnvConfig, "eval": EvalConfig}
 
 _SWEEP = 'pip install "mtrl_conic[sweep]"'
 _LAUNCHERS = {
@@ -47,23 +47,48 @@ def unknown_key(key: str, settings: Mapping[str, Any] | None = None, choices: Ma
         settings: those of the run, where they could be composed without the key.
         choices: what they were composed of.
     """
-    group, dot, name = key.partition(".")
-    section = (settings or {}).get(group)
-    if dot and isinstance(section, Mapping):
-        return f"{key}: {_unknown_in(group, name, section, (choices or {}).get(group))}"
+    name, choices = shortened(key), choices or {}
+    if name in ("network", "critic_network"):
+        return f"{name}: agent={choices.get('agent', '...')} has no {name} to choose"
+    if key in ALIASES:  # in a yaml file; on the command line it would have been understood
+        return f"{key}: a file must say {ALIASES[key]} now"
+    *before, last = key.split(".")
+    if before[:1] == ["combiners"]:
+        return _own_combiner(key, settings or {})
+    section = _section(settings or {}, before)
+    if before and section is not None:
+        return f"{key}: {_unknown_in(before, last, section, choices)}"
     if key in SECTIONS:
         return f"{key}: has other settings than {', '.join(entry.name for entry in dataclasses.fields(SECTIONS[key]))}"
-    close = difflib.get_close_matches(key, [*known_keys(), "experiment", "resume"], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key, [*known_keys(), *ALIASES, "experiment", "resume"], n=1, cutoff=0.6)
     hint = f" (did you mean {close[0]}?)" if close and close[0] != key else "; --help lists the settings"
     return f"{key}: no such setting{hint}"
 
 
-def _unknown_in(group: str, name: str, section: Mapping[str, Any], chosen: Any) -> str:
+def _section(settings: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any] | None:
+    found: Any = settings
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else None
+
+
+def _own_combiner(key: str, settings: Mapping[str, Any]) -> str:
+    """What is said of `critic.combiner.c=...` where the critic has no such setting, or no combiner of its own."""
+    _, network, *rest = key.split(".")
+    section, name = _section(settings, ["combiners", network]), ".".join(rest)
+    if section is None:
+        return f"{network}.combiner.{name}: needs {network}.combiner=..., the method that it is a setting of"
+    there = ", ".join(each for each in section if not str(each).startswith("_"))
+    return f"{network}.combiner.{name}: the method has no such setting; there are {there}"
+
+
+def _unknown_in(path: Sequence[str], name: str, section: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
+    group, place = path[-1], ".".join(path)
     names = [str(each) for each in section if not str(each).startswith("_") and (group, each) != ("env", "name")]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     others = [] if close else [f"{group}={option}" for option in paths.choices(group) if name in _names(group, option)]
-    hint = f" (did you mean {group}.{close[0]}?)" if close else f"; {_have(others[:3])}" if others else ""
-    owner = f"{group}={chosen} has" if chosen else "there is"
+    hint = f" (did you mean {place}.{close[0]}?)" if close else f"; {_have(others[:3])}" if others else ""
+    owner = f"{group}={choices[group]} has" if choices.get(group) else "there is"
     return f"{owner} no such setting{hint}; {'there are' if names else 'it has none'} {', '.join(names)}".rstrip()
 
 
@@ -74,7 +99,7 @@ def _have(names: Sequence[str]) -> str:
 def _names(group: str, option: str) -> list[str]:
     """The settings of one of the package's choices."""
     loaded = OmegaConf.load(paths.CONFIG_DIR / group / f"{option}.yaml")
-    return [str(key) for key in loaded if not str(key).startswith("_")]
+    return [str(key) for key in loaded if not str(key).startswith("_") and key != "defaults"]
 
 
 def target_of(combiner: str) -> str:

@@ -11,10 +11,11 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from mtrl_conic.settings import paths
+from mtrl_conic.settings.aliases import expanded
 from mtrl_conic.settings.errors import ConfigError
 
-GROUPS = ("env", "agent", "combiner", "experiment")  # settings that choose a yaml file
-LISTS = {"seeds": "seeds=[0,1,2]", "agent.hidden_sizes": "agent.hidden_sizes=[256,256]"}
+GROUPS = ("env", "agent", "network", "critic_network", "combiner", "experiment")  # settings that choose a yaml file
+LISTS = {"seeds": "seeds=[0,1,2]", "agent.network.hidden_sizes": "agent.network.hidden_sizes=[256,256]"}
 
 _PATHS = ("run_dir", "hydra.sweep.dir")
 _LITERAL = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, (*_PATHS, 'hydra.sweep.subdir')))})=(.*)", re.DOTALL)
@@ -25,13 +26,13 @@ def quote(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def with_paths_quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments with paths, which Hydra's grammar would choke on or split, quoted for it and `~` expanded.
+def as_hydra_has_them(arguments: Sequence[str]) -> list[str]:
+    """The arguments with keys by their present names and paths, which Hydra's grammar would split, quoted and expanded.
 
     Raises:
         ConfigError: a path is empty.
     """
-    return [_quoted(argument) for argument in arguments]
+    return [_quoted(expanded(argument)) for argument in arguments]
 
 
 def _quoted(argument: str) -> str:

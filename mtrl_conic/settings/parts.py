@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -9,7 +12,7 @@ from typing import Any, TypeVar
 import hydra
 from hydra.errors import HydraException
 
-from mtrl_conic.settings import classes
+from mtrl_conic.settings import aliases, classes
 from mtrl_conic.settings.errors import ConfigError, first_line
 
 T = TypeVar("T")
@@ -29,23 +32,71 @@ def build(section: Mapping[str, Any], kind: type[T], key: str) -> T:
     """
     target = section.get("_target_")
     try:
-        classes.find(target)
+        found = classes.find(target)
     except ValueError as error:
         raise ConfigError(f"{key}._target_={target}: {error}") from error
+    _check_names(found, section, key)
+    parts = {name: build(value, object, f"{key}.{name}") for name, value in section.items() if _is_part(value)}
+    plain = {name: value for name, value in section.items() if name not in parts}
     try:
-        part = hydra.utils.instantiate({"_convert_": "all", **section})
-    except (HydraException, TypeError) as error:
-        raise ConfigError(_placed(key, section, _first_cause(error))) from error
+        part = hydra.utils.instantiate({"_convert_": "all", "_partial_": True, **plain})(**parts)
+    except (HydraException, TypeError, ValueError) as error:
+        raise ConfigError(placed(key, section, _first_cause(error))) from error
     if not isinstance(part, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         raise ConfigError(f"{key}._target_={target}: is not {article} {kind.__name__}")
     return part
 
 
-def _placed(key: str, section: Mapping[str, Any], message: str) -> str:
+def placed(key: str, section: Mapping[str, Any], message: str) -> str:
     """The message of a class with the place of what it names: `c must be ...` is said of `combiner.c`."""
     named = re.match(r"\w+", message)
     return f"{key}.{message}" if named and named[0] in section else f"{key}: {message}"
+
+
+def with_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with the defaults of what it leaves out, as far as its classes are this package's own.
+
+    A user's own file is not imported for it.
+    """
+    known = {name: with_defaults(value) if _is_part(value) else value for name, value in section.items()}
+    return _defaults(str(section.get("_target_"))) | known
+
+
+def _defaults(target: str) -> dict[str, Any]:
+    module, _, name = target.rpartition(".")
+    if not module.startswith("mtrl_conic."):
+        return {}
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return {}  # of another version
+    return {key: entry.default for key, entry in parameters.items() if entry.default is not entry.empty}
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _check_names(owner: Any, section: Mapping[str, Any], key: str) -> None:
+    """Say which setting the class does not have, where its constructor lists what it takes."""
+    try:
+        parameters = inspect.signature(owner).parameters
+    except (ValueError, TypeError):
+        return
+    if any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values()):
+        return
+    for name in section:
+        if name not in parameters and not re.fullmatch(r"_\w+_", str(name)):
+            raise ConfigError(f"{key}.{name}: {_no_such(owner, str(name), list(parameters), key)}")
+
+
+def _no_such(owner: Any, name: str, names: list[str], key: str) -> str:
+    moved = aliases.ALIASES.get(f"{key}.{name}")
+    close = [] if moved else difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f" (it is {moved} now)" if moved else f" (did you mean {key}.{close[0]}?)" if close else ""
+    there = f"there are {', '.join(names)}" if names else "it has none"
+    return f"{getattr(owner, '__name__', 'it')} has no such setting{hint}; {there}"
 
 
 def _first_cause(error: BaseException) -> str:

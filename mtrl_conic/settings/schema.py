@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from mtrl_conic.agents.learner import AgentConfig
+from mtrl_conic.agents.protocol import Agent, Setting
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.trial import try_out
 from mtrl_conic.envs import EnvConfig, space_sizes, task_names
 from mtrl_conic.settings.errors import ConfigError, first_line
-from mtrl_conic.settings.parts import build
+from mtrl_conic.settings.parts import build, placed
 from mtrl_conic.system import memory
 from mtrl_conic.system.cores import available_cores
 
@@ -33,13 +34,8 @@ class TrainConfig:
     """All settings of a training run; `configs/train.yaml` explains each."""
 
     env: EnvConfig
-    agent: AgentConfig
     seeds: list[int]
     steps_per_task: int
-    warmup_steps: int
-    batch_size_per_task: int
-    capacity_per_task: int
-    updates_per_step: int
     metrics_every: int
     eval: EvalConfig
     device: str
@@ -49,16 +45,35 @@ class TrainConfig:
     run_dir: str | None = None
     max_wall_seconds: float | None = None
     logger: str | None = None
+    agent: dict[str, Any] = field(default_factory=dict)
     combiner: dict[str, Any] = field(default_factory=dict)
-    choices: dict[str, str] = field(default_factory=dict)  # names of env, agent, combiner, experiment; for the record
+    combiners: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single networks, by name
+    choices: dict[str, str] = field(default_factory=dict)  # names of env, agent, combiner and more; for the record
 
-    def make_combiner(self) -> Combiner:
-        """A new combiner as configured.
+    def make_agent(self) -> Agent:
+        """A new agent as configured, not yet set up.
+
+        Raises:
+            ConfigError: the agent cannot be built with these settings.
+        """
+        return build(self.agent, Agent, "agent")
+
+    def make_combiner(self, network: str = "") -> Combiner:
+        """A new combiner as configured, for the network of that name.
 
         Raises:
             ConfigError: the combiner cannot be built with these settings.
         """
+        if network in self.combiners:
+            return build(self.combiners[network], Combiner, f"{network}.combiner")
         return build(self.combiner, Combiner, "combiner")
+
+    def setting(self) -> Setting:
+        """What the agent is set up for."""
+        tasks, sizes = task_names(self.env), space_sizes(self.env)
+        return Setting(
+            self.seeds, len(tasks), *sizes, self.env.num_envs_per_task, self.make_combiner, self.torch_device()
+        )
 
     @property
     def combiner_name(self) -> str:
@@ -106,8 +121,7 @@ def validate(config: TrainConfig) -> None:
     _validate_seeds(config.seeds)
     _validate_env(config)
     validate_device(config.device)
-    _validate_memory(config)
-    _validate_combiner(config)
+    _validate_agent(config, config.make_agent())
 
 
 def _value(settings: dict[str, Any], key: str) -> Any:
@@ -118,10 +132,6 @@ def _value(settings: dict[str, Any], key: str) -> Any:
 _MANY = 10**15  # more steps or episodes than anything counts to
 _RANGES = {
     "steps_per_task": (1, _MANY),
-    "warmup_steps": (0, _MANY),
-    "batch_size_per_task": (1, _MANY),
-    "capacity_per_task": (1, _MANY),
-    "updates_per_step": (1, _MANY),
     "metrics_every": (1, _MANY),
     "eval.every": (1, _MANY),
     "eval.episodes": (1, _MANY),
@@ -131,34 +141,17 @@ _RANGES = {
     "env.timeout": (0, 1_000_000),  # seconds; what waits for the workers counts milliseconds in 31 bits
     "threads": (1, 1024),
     "env.goal_seed": (0, 2**32 - 1),  # all that the benchmark's generator takes
-    "agent.num_critics": (1, 1000),
-    "agent.target_entropy": (-1_000_000, 1_000_000),  # nats
 }
-_POSITIVE = (
-    "env.timeout",
-    "max_wall_seconds",
-    "agent.learning_rate",
-    "agent.adam_epsilon",
-    "agent.max_grad_norm",
-    "agent.initial_temperature",
-    "agent.reward_scale",
-)
+_POSITIVE = ("env.timeout", "max_wall_seconds")
 
 
 def _validate_choices(config: TrainConfig) -> None:
     for key, value, choices in (
-        ("agent.gradient_scope", config.agent.gradient_scope, ("shared", "all")),
         ("env.reward_version", config.env.reward_version, ("v1", "v2")),
         ("matmul_precision", config.matmul_precision, ("highest", "high", "medium")),
     ):
         if value not in choices:
             raise ConfigError(f"{key}={value}: must be one of {', '.join(choices)}")
-    for key, share in (("agent.discount", config.agent.discount), ("agent.tau", config.agent.tau)):
-        if not 0 < share <= 1:
-            raise ConfigError(f"{key}={share}: must be above 0 and at most 1")
-    sizes = config.agent.hidden_sizes
-    if not sizes or min(sizes) < 1:
-        raise ConfigError(f"agent.hidden_sizes={sizes}: must be one or more positive widths")
 
 
 def _validate_logger(logger: str | None) -> None:
@@ -189,33 +182,48 @@ def _validate_env(config: TrainConfig) -> None:
         raise ConfigError(
             f"env.workers={config.env.workers}: must be at most the number of environments, {config.num_envs}"
         )
-    if config.env.num_envs_per_task > config.capacity_per_task:
-        raise ConfigError(
-            f"capacity_per_task={config.capacity_per_task}: must be at least env.num_envs_per_task,"
-            f" {config.env.num_envs_per_task}"
-        )
 
 
-def _validate_memory(config: TrainConfig) -> None:
+def _validate_agent(config: TrainConfig, agent: Agent) -> None:
+    """The agent and its combiners, with each other and with the environments."""
+    setting = config.setting()
+    for network in config.combiners:
+        if network not in agent.networks:
+            names = ", ".join(f"{name}.combiner" for name in agent.networks)
+            raise ConfigError(f"{network}.combiner: the agent has no {network}; there are {names}")
+    try:
+        agent.check(setting)
+    except ValueError as error:
+        raise ConfigError(placed("agent", config.agent, first_line(error))) from error
+    _validate_memory(config, agent.needs(setting))
+    for network in agent.networks:
+        _validate_combiner(config, network)
+
+
+def _validate_memory(config: TrainConfig, needs: Mapping[str, int]) -> None:
     """Refuse what no step of the work could be done with; what merely swaps is the user's to judge."""
-    agent, env = config.agent, config.env
-    cells = len(config.seeds) * len(task_names(env))
-    rows = (config.capacity_per_task, config.batch_size_per_task)
-    envs = (env.name, env.num_envs_per_task)
-    needs = memory.needs(agent.hidden_sizes, space_sizes(env), cells, *rows, agent.num_critics, envs)
+    env, device = config.env, config.torch_device()
+    envs = memory.environments(env.name, len(config.seeds) * len(task_names(env)) * env.num_envs_per_task)
+    _refuse_more_than_there_is("env.num_envs_per_task", env.num_envs_per_task, envs, torch.device("cpu"))
     for key, needed in needs.items():
-        there = memory.available(torch.device("cpu") if key.startswith("env.") else config.torch_device())
-        if needed > there:
-            gib = f"{needed / 2**30:,.0f} GiB of memory for this alone, there are {there / 2**30:,.0f}"
-            raise ConfigError(f"{key}={_value(asdict(config), key)}: needs at least {gib}")
+        _refuse_more_than_there_is(f"agent.{key}", config.agent.get(key), needed, device)
 
 
-def _validate_combiner(config: TrainConfig) -> None:
-    combiner = config.make_combiner()
+def _refuse_more_than_there_is(key: str, value: Any, needed: int, device: torch.device) -> None:
+    there = memory.available(device)
+    if needed > there:
+        shown = {name: each for name, each in value.items() if name != "_target_"} if isinstance(value, dict) else value
+        gib = f"{needed / 2**30:,.0f} GiB of memory for this alone, there are {there / 2**30:,.0f}"
+        raise ConfigError(f"{key}={shown}: needs at least {gib}")
+
+
+def _validate_combiner(config: TrainConfig, network: str) -> None:
+    combiner = config.make_combiner(network)
     try:
         try_out(combiner, config.seeds, len(task_names(config.env)))  # some settings must fit the number of tasks
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"combiner: {first_line(error)}") from error
+        key = f"{network}.combiner" if network in config.combiners else "combiner"
+        raise ConfigError(f"{key}: {first_line(error)}") from error
 
 
 def validate_device(device: str) -> None:

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import torch
 
-_FLOAT = 4  # bytes
-_COPIES = 4  # of each parameter: itself, its gradient, Adam's two moments
 _ENVIRONMENT = {"toy": 1 << 10, "other": 1 << 20}  # bytes, less than any takes
 
 
-def needs(
-    hidden: Sequence[int],
-    spaces: tuple[int, int],
-    cells: int,
-    capacity: int,
-    batch: int,
-    critics: int,
-    envs: tuple[str, int],
-) -> dict[str, int]:
-    """The least number of bytes that each setting asks for by itself.
-
-    Args:
-        hidden: widths of the trunk's layers.
-        spaces: the entries of an observation and of an action.
-        cells: S seeds times K tasks.
-        capacity, batch: rows of the replay and of a batch, per seed and task.
-        critics: the number of critics.
-        envs: the name of the environments, and how many there are per seed and task.
-    """
-    row = 2 * spaces[0] + spaces[1] + 2
-    widths = [spaces[0], *hidden]
-    weights = sum(fan_in * fan_out for fan_in, fan_out in zip(widths, hidden, strict=False))
-    return {
-        "agent.hidden_sizes": (1 + critics) * weights * _COPIES * _FLOAT,
-        "env.num_envs_per_task": cells * envs[1] * _ENVIRONMENT["toy" if envs[0] == "toy" else "other"],
-        "capacity_per_task": cells * capacity * row * _FLOAT,
-        "batch_size_per_task": cells * batch * (row + sum(hidden)) * _FLOAT,
-    }
+def environments(name: str, count: int) -> int:
+    """The least number of bytes that so many environments of that name ask for."""
+    return count * _ENVIRONMENT["toy" if name == "toy" else "other"]
 
 
 def available(device: torch.device) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 
 def number(
@@ -39,8 +39,20 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-def whole(name: str, value: Any, low: int) -> int:
-    """The value as an int, if it is a whole number of at least `low`; 2e6 is one.
+def positive(name: str, value: Any) -> float:
+    """The value as a float, if it is a number above 0.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    return number(name, value, 0, low_included=False)
+
+
+MANY = 10**15  # more than anything counts to
+
+
+def whole(name: str, value: Any, low: int, high: int = MANY) -> int:
+    """The value as an int, if it is a whole number from `low` to `high`; 2e6 is one.
 
     Raises:
         ValueError: for anything else.
@@ -50,6 +62,8 @@ def whole(name: str, value: Any, low: int) -> int:
     )
     if not is_whole or value < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
+    if value > high:
+        raise ValueError(f"{name} must be at most {high}, not {value!r}")
     return int(value)
 
 
@@ -91,4 +105,19 @@ def widths(name: str, value: Any) -> list[int]:
             raise ValueError
         return [whole(name, entry, 1) for entry in value]
     except ValueError:
-        raise ValueError(f"{name} must be one or more positive widths, not {value!r}") from None
+        raise ValueError(f"{name} must be one or more positive widths, such as [400, 400], not {value!r}") from None
+
+
+T = TypeVar("T")
+
+
+def instance(name: str, value: Any, kind: type[T]) -> T:
+    """The value itself if it is an object of that class.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(f"{name} must be {article} {kind.__name__}, not {value!r}")
+    return value

@@ -35,7 +35,7 @@ from mtrl_conic.runs.records import check_logger
 from mtrl_conic.runs.stage import Stage, look
 from mtrl_conic.settings.compose import CONFIG_DIR, chosen_of, clear_errors, search_path, typed, without_hydra
 from mtrl_conic.settings.errors import ConfigError, first_line
-from mtrl_conic.settings.overrides import parse, quote, with_paths_quoted
+from mtrl_conic.settings.overrides import as_hydra_has_them, parse, quote
 from mtrl_conic.settings.paths import expand
 from mtrl_conic.settings.schema import TrainConfig, validate
 from mtrl_conic.system import console
@@ -69,7 +69,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
         WriteError: the disk is full.
     """
     search = search_path(config_dirs)
-    overrides = with_paths_quoted(overrides)
+    overrides = as_hydra_has_them(overrides)
     names = _names_of_folders(overrides)
     with hydra.initialize_config_dir(str(CONFIG_DIR), job_name="mtrl_conic", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ class SeedWatch:
     Args:
         health: the agent's.
         seeds, tasks: names of its rows and columns.
-        updates_per_step, steps_per_vector_step: to tell the step from the number of updates since.
+        steps_since: how many environment steps per task ago the update so many updates ago was.
 
     Attributes:
         halted: by seed.
@@ -53,11 +53,10 @@ class SeedWatch:
         health: Health,
         seeds: Sequence[int],
         tasks: Sequence[str],
-        updates_per_step: int,
-        steps_per_vector_step: int,
+        steps_since: Callable[[int], int],
     ) -> None:
         self._health, self._seeds, self._tasks = health, list(seeds), list(tasks)
-        self._updates_per_step, self._steps_per_vector_step = updates_per_step, steps_per_vector_step
+        self._steps_since = steps_since
         self._warned: set[tuple[str, int]] = set()
         self.halted: dict[int, HaltedSeed] = {}
 
@@ -67,8 +66,7 @@ class SeedWatch:
         for row, halt in self._health.halts(self._tasks).items():
             seed = self._seeds[row]
             if seed not in self.halted:
-                vector_steps = -(-halt.updates // self._updates_per_step)
-                since = step - vector_steps * self._steps_per_vector_step
+                since = step - self._steps_since(halt.updates)
                 self.halted[seed] = HaltedSeed(since, seed, halt.network, halt.cause)
                 new.append(self.halted[seed])
         return new

@@ -1,4 +1,4 @@
-"""The training loop: collect, add, sample, update, evaluate, log, checkpoint."""
+"""The training loop: act, observe, update, evaluate, log, checkpoint; it knows no agent's insides."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from mtrl_conic.agents.replay import ReplayBuffer
-from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.evaluation import Interrupted, evaluate
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
@@ -20,9 +18,9 @@ from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Sta
 from mtrl_conic.runs.records import RunLogger
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.heap import keep_freed_memory, make_current
+from mtrl_conic.training.device_steps import device_steps
 from mtrl_conic.training.metrics import EpisodeStatistics, Stopwatch, to_values
 from mtrl_conic.training.seed_watch import SeedWatch
-from mtrl_conic.training.steps import device_steps
 from mtrl_conic.training.transfer import StepTransfer
 
 
@@ -31,7 +29,7 @@ class AllHaltedError(RuntimeError):
 
 
 class Trainer:
-    """Trains S agents on K tasks in a run folder.
+    """Trains the agent of S seeds on K tasks in a run folder.
 
     Args:
         config: settings, already validated.
@@ -50,9 +48,8 @@ class Trainer:
         make_current(self.device)
         keep_freed_memory()
         spec = make_spec(config.env)
-        sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
-        self.agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, self.device)
-        self.replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task, self.device)
+        self.agent = config.make_agent()
+        self.agent.setup(config.setting())
         self.checkpoints = Checkpoints(run_dir / "checkpoints")
         self.step = self.evaluated = 0
         self.saved = -1
@@ -66,15 +63,14 @@ class Trainer:
         state = self._load(start) if resuming else None
         last = self.step if resuming else -1
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
-        counts = (config.updates_per_step, config.env.num_envs_per_task)
-        self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, *counts)
+        self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, self.agent.steps_since)
         self._look_at_seeds()
-        self.steps = device_steps(self.agent, self.replay, config.batch_size_per_task, config.cuda_graphs)
+        self.steps = device_steps(self.agent, config.cuda_graphs)
         timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
         self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
         workers = min(config.workers, config.num_envs // num_envs)
         self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
-        self.transfer = StepTransfer(self.envs.shape, *sizes[1:], self.device)
+        self.transfer = StepTransfer(self.envs.shape, spec.observation_size, spec.action_size, self.device)
         self.observation = self._start_envs(state)
         if state is None:
             self._save()
@@ -95,7 +91,10 @@ class Trainer:
         """
         start, before = time.perf_counter(), self.wall_seconds
         limit = (start if started is None else started) + (self.config.max_wall_seconds or float("inf"))
-        stop = lambda: should_stop() or time.perf_counter() > limit  # noqa: E731
+
+        def stop() -> bool:
+            return should_stop() or time.perf_counter() > limit
+
         bar = tqdm(total=self.config.steps_per_task, initial=self.step, unit="step", disable=None)
         bar.set_postfix(success=f"{self.success:.2f}", refresh=False)
         try:
@@ -127,24 +126,28 @@ class Trainer:
         self.logger.close()
 
     def _step(self) -> None:
-        """One step of every environment, with the updates done while the environments are busy."""
-        config, observation = self.config, self.observation
-        explore = self.step < config.warmup_steps
+        """One step of every environment, with the agent's updates while they are busy, if it can, or else after."""
+        observation = self.observation
         with self.watch("update"):  # on a GPU, waits for the update before
-            action = (self.agent.random_actions if explore else self.steps.explore)(observation)
+            action = self.steps.explore(observation)
             sent = self.transfer.action(action)
         with self.watch("env"):
             self.envs.send(sent)
-        if not explore and len(self.replay) > 0:
-            with self.watch("update"):
-                for _ in range(config.updates_per_step):
-                    self.metrics = self.steps.update()
+        if self.agent.overlaps:
+            self._update()
         with self.watch("env"):
             result = self.envs.receive()
-        self.observation, following, reward, terminated = self.transfer.step(result)
-        self.replay.add(observation, action, reward, following, terminated)
+        transition, self.observation = self.transfer.step(observation, action, result)
+        self.agent.observe(transition)
         self.episodes.add(result)
-        self.step += config.env.num_envs_per_task
+        self.step += self.config.env.num_envs_per_task
+        if not self.agent.overlaps:
+            self._update()
+
+    def _update(self) -> None:
+        with self.watch("update"):
+            for _ in range(self.agent.updates_due()):
+                self.metrics = self.steps.update()
 
     def _evaluate(self, stop: Callable[[], bool]) -> None:
         self._look_at_seeds()
@@ -157,8 +160,9 @@ class Trainer:
         tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes per task and seed")
         if self.success >= self.best:  # of equals the latest
             self.best = self.success
-            weights = {"actor": self.agent.actor.params, "step": self.step, "success_rate": self.success}
-            write_file(self.checkpoints.folder / "best.pt", weights)
+            policy = self.agent.policy_state(self.agent.state_dict())
+            best = {"policy": policy, "step": self.step, "success_rate": self.success}
+            write_file(self.checkpoints.folder / "best.pt", best)
         self._save()
 
     def _log(self) -> None:
@@ -200,18 +204,16 @@ class Trainer:
             "episodes": self.episodes.state_dict(),
         }
         healthy = not bool(self.agent.health.halted.any())
-        self.checkpoints.save(self.step, state, self.replay, healthy)
+        self.checkpoints.save(self.step, state, self.agent.memory, healthy)
         self.saved = self.step
 
     def _load(self, start: Start) -> dict[str, Any]:
-        state, messages = self.checkpoints.load(self.replay, *start)
+        state, messages = self.checkpoints.load(self.agent.memory, *start)
         for message in messages:
             tqdm.write(message)
-        if "health" not in state["agent"]:
-            raise CheckpointError("its checkpoints are of an earlier version, which can be evaluated but not resumed")
         try:
             self.agent.load_state_dict(state["agent"])
-        except ValueError as error:  # a combiner that cannot go on from what was saved
+        except ValueError as error:  # such as a combiner that cannot go on from what was saved
             raise CheckpointError(f"{self.run_dir}: {error}") from error
         self.episodes.load_state_dict(to_numpy(state["episodes"]))
         self.step, self.evaluated = state["step"], state["evaluated"]

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtrl_conic.agents.protocol import Transition
 from mtrl_conic.envs.vector import VectorStep
 
 
@@ -25,7 +26,7 @@ class StepTransfer:
     ) -> None:
         on_cuda = device.type == "cuda"
         self.device = device
-        self._columns = (observation_size, observation_size, 1, 1)
+        self._columns = (observation_size, observation_size, 1, 1, 1)
         self._step = torch.zeros(*shape, sum(self._columns), pin_memory=on_cuda)
         self._action = torch.zeros(*shape, action_size, pin_memory=on_cuda)
         self._copied = torch.cuda.Event() if on_cuda else None
@@ -34,20 +35,24 @@ class StepTransfer:
         """A copy on the device: the vector's arrays change at its next step."""
         return torch.tensor(array, device=self.device)
 
-    def step(self, step: VectorStep) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Observation and next observation [S, K, N, O], reward and terminated [S, K, N], float32 on the device."""
+    def step(self, observation: Tensor, action: Tensor, step: VectorStep) -> tuple[Transition, Tensor]:
+        """The transition from `observation` by `action`, and the next observations, of new episodes where one ended.
+
+        All are float32 on the device.
+        """
         if self._copied is not None:
             self._copied.synchronize()  # before the pinned memory is written again
         columns = self._step.split(self._columns, -1)
         columns[0].copy_(torch.from_numpy(step.observation))
         columns[1].copy_(torch.from_numpy(step.next_observation))
-        columns[2].squeeze(-1).copy_(torch.from_numpy(step.reward))
-        columns[3].squeeze(-1).copy_(torch.from_numpy(step.terminated))
+        for column, values in zip(columns[2:], (step.reward, step.terminated, step.truncated), strict=True):
+            column.squeeze(-1).copy_(torch.from_numpy(values))
         copy = self._step.to(self.device, non_blocking=True, copy=True)
         if self._copied is not None:
             self._copied.record()
-        observation, following, reward, terminated = copy.split(self._columns, -1)
-        return observation, following, reward.squeeze(-1), terminated.squeeze(-1)
+        following, reached, *rest = copy.split(self._columns, -1)
+        reward, terminated, truncated = (column.squeeze(-1) for column in rest)
+        return Transition(observation, action, reward, reached, terminated, truncated), following
 
     def action(self, action: Tensor) -> NDArray[np.float32]:
         """The action [S, K, N, A] on the host; waits for the device, and is valid until the next call."""

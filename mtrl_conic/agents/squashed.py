@@ -1,0 +1,65 @@
+"""Policies whose actions are tanh of a normal distribution's numbers, and what networks see of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl_conic.agents.losses import squashed_gaussian
+from mtrl_conic.agents.protocol import ActingPolicy
+from mtrl_conic.networks.protocol import Network
+
+
+class TaskInput:
+    """Puts a one-hot task number beside the observation, unless it is switched off.
+
+    Args:
+        num_tasks: K.
+        one_hot: whether it does.
+    """
+
+    def __init__(self, num_tasks: int, one_hot: bool, device: torch.device | str, dtype: torch.dtype) -> None:
+        self.size = num_tasks if one_hot else 0
+        self._task_id = torch.eye(num_tasks, device=device, dtype=dtype)
+
+    def __call__(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
+        """Inputs [S, T, B, O + `size`] for observations [S, T, B, O] of T tasks, by default all K in order."""
+        if not self.size:
+            return observation
+        chosen = self._task_id if tasks is None else self._task_id[list(tasks)]
+        task_id = chosen.view(1, -1, 1, self.size).expand(*observation.shape[:3], -1)
+        return torch.cat((observation, task_id), -1)
+
+
+class SquashedGaussianPolicy(ActingPolicy):
+    """tanh(Normal(mean, std)) with mean and log standard deviation from a network; deterministic: tanh of the mean.
+
+    Args:
+        network: set up; its outputs are [S, T, N, 2A].
+        views: of its parameters.
+        inputs: what the network sees.
+    """
+
+    def __init__(self, network: Network, views: Mapping[str, Tensor], inputs: TaskInput) -> None:
+        self._network, self._views, self._inputs = network, views, inputs
+
+    @torch.no_grad()
+    def __call__(
+        self, observation: Tensor, tasks: Sequence[int] | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        outputs = self._network(self._of(tasks), self._inputs(observation, tasks))
+        mean = outputs.chunk(2, dim=-1)[0]
+        if generator is None:
+            return mean.tanh()
+        return squashed_gaussian(outputs, torch.empty_like(mean).normal_(generator=generator))[0]
+
+    def _of(self, tasks: Sequence[int] | None) -> Mapping[str, Tensor]:
+        """The parameters, those of single tasks for these tasks."""
+        if tasks is None:
+            return self._views
+        chosen: Any = list(tasks)
+        parameters = self._network.parameters
+        return {name: view[:, chosen] if parameters[name].per_task else view for name, view in self._views.items()}
