@@ -26,6 +26,7 @@ settings (default)
   seeds=[0,1,...] ([0])          one agent per seed, all in one process
   steps_per_task=N (2000000)     environment steps per task
   env.task=NAME                  the task of env=mt1, which needs it
+  env.tasks=[NAME,...]           some tasks of another env; for env=gym ids such as [Pendulum-v1] (docs/environments.md)
   env.num_envs_per_task=N (1)    env.workers=N (as many as cores)
   combiner.NAME=VALUE            a setting of the method, such as combiner.c=0.5
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
@@ -43,7 +44,8 @@ goes on with it. Paths are taken as the shell passes them, with ~ for the home f
 resume=RUN_DIR resume_from=STEP goes back to an earlier checkpoint, say of before a seed stopped learning; what came
 later is removed.
 resume=RUN_DIR replay=partial goes on without transitions that are lost with a damaged file, where nothing else is left.
---config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
+--config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine, and so
+for env, agent and experiment. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
 exit status: 0 done or out of max_wall_seconds, 2 bad input, 129, 130 or 143 interrupted (with a checkpoint), 1 other

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_conic.envs import space_sizes, task_names
 from mtrl_conic.networks.layout import Layout
 from mtrl_conic.networks.multi_head import MultiHeadMLP
 from mtrl_conic.runs.checkpoint import UNSEALED, Checkpoints, is_sealed, read_file
@@ -43,9 +42,10 @@ class Actors:
     """
 
     def __init__(self, config: TrainConfig, weights: Weights, seeds: Sequence[int]) -> None:
-        self.tasks, self.seeds, self.step = task_names(config.env), list(seeds), weights.step
+        environments = config.make_environments()
+        self.tasks, self.seeds, self.step = environments.tasks, list(seeds), weights.step
         self.device = config.torch_device()
-        self.observation_size, action_size = space_sizes(config.env)
+        self.observation_size, action_size = environments.observation_size, environments.action_size
         agent, num_tasks = config.agent, len(self.tasks)
         self._one_hot = torch.eye(num_tasks, device=self.device) if agent.task_id_input else None
         input_size = self.observation_size + (num_tasks if agent.task_id_input else 0)
@@ -99,11 +99,9 @@ def stored_config(run: str | Path) -> TrainConfig:
     """
     try:
         config = typed(load_stored(Path(run).expanduser(), "run"))
-        task_names(config.env)
+        config.make_environments()
     except ConfigError as error:
         raise error if str(error).startswith("run=") else ConfigError(f"run={run}: config.yaml: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"run={run}: config.yaml: {error}") from error
     if not config.seeds or not config.agent.hidden_sizes:
         raise ConfigError(f"run={run}: config.yaml: it has no seeds or no layers")
     return config

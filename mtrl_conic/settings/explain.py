@@ -14,13 +14,13 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
 from mtrl_conic.agents.learner import AgentConfig
-from mtrl_conic.envs import EnvConfig
+from mtrl_conic.envs.environments import VectorConfig
 from mtrl_conic.settings import paths
 from mtrl_conic.settings.errors import first_line
 from mtrl_conic.settings.overrides import LISTS, must_be_list
 from mtrl_conic.settings.schema import EvalConfig, TrainConfig
 
-SECTIONS = {"env": EnvConfig, "agent": AgentConfig, "eval": EvalConfig}
+SECTIONS = {"env": VectorConfig, "agent": AgentConfig, "eval": EvalConfig}
 
 _SWEEP = 'pip install "mtrl_conic[sweep]"'
 _LAUNCHERS = {
@@ -59,7 +59,7 @@ def unknown_key(key: str, settings: Mapping[str, Any] | None = None, choices: Ma
 
 
 def _unknown_in(group: str, name: str, section: Mapping[str, Any], chosen: Any) -> str:
-    names = [str(each) for each in section if not str(each).startswith("_") and (group, each) != ("env", "name")]
+    names = [str(each) for each in section if not str(each).startswith("_")]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     others = [] if close else [f"{group}={option}" for option in paths.choices(group) if name in _names(group, option)]
     hint = f" (did you mean {group}.{close[0]}?)" if close else f"; {_have(others[:3])}" if others else ""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from mtrl_conic.agents.learner import AgentConfig
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.trial import try_out
-from mtrl_conic.envs import EnvConfig, space_sizes, task_names
+from mtrl_conic.envs.environments import Environments, VectorConfig, check_environments
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.parts import build
 from mtrl_conic.system import memory
 from mtrl_conic.system.cores import available_cores
+
+VECTOR_KEYS = tuple(entry.name for entry in fields(VectorConfig))
 
 
 @dataclass
@@ -32,7 +35,7 @@ class EvalConfig:
 class TrainConfig:
     """All settings of a training run; `configs/train.yaml` explains each."""
 
-    env: EnvConfig
+    env: dict[str, Any]  # `_target_`, its arguments, and those of `VectorConfig`
     agent: AgentConfig
     seeds: list[int]
     steps_per_task: int
@@ -60,28 +63,70 @@ class TrainConfig:
         """
         return build(self.combiner, Combiner, "combiner")
 
+    def make_environments(self) -> Environments:
+        """The environments as configured, before anything large is built.
+
+        Raises:
+            ConfigError: they cannot be built with these settings.
+        """
+        own = {key: value for key, value in self.env.items() if key not in VECTOR_KEYS}
+        environments = build(own, Environments, "env")  # type: ignore[type-abstract]
+        try:
+            check_environments(environments)
+        except ValueError as error:
+            raise ConfigError(f"env: {first_line(error)}") from error
+        return environments
+
+    @property
+    def vector(self) -> VectorConfig:
+        """The settings of the vector that steps the environments."""
+        return VectorConfig(**{key: self.env[key] for key in VECTOR_KEYS if key in self.env})
+
     @property
     def combiner_name(self) -> str:
         """The name of its yaml file, or the class where a version before stored none."""
-        return self.choices.get("combiner") or str(self.combiner.get("_target_", "no combiner")).rpartition(".")[2]
+        return self.choices.get("combiner") or _class_name(self.combiner)
+
+    @property
+    def env_name(self) -> str:
+        """The name of the environments' yaml file, or the class where there is none."""
+        return self.choices.get("env") or _class_name(self.env)
 
     @property
     def num_envs(self) -> int:
         """Environments of all seeds and tasks."""
-        return len(self.seeds) * len(task_names(self.env)) * self.env.num_envs_per_task
+        return len(self.seeds) * len(self.make_environments().tasks) * self.vector.num_envs_per_task
 
     @property
     def workers(self) -> int:
         """Worker processes, the default filled in."""
-        if self.env.workers is None:
-            return min(available_cores(), self.num_envs)
-        return self.env.workers
+        workers = self.vector.workers
+        return min(available_cores(), self.num_envs) if workers is None else workers
 
     def torch_device(self) -> torch.device:
         """The device, "auto" resolved."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
+
+
+def _class_name(section: dict[str, Any]) -> str:
+    return str(section.get("_target_", "none")).rpartition(".")[2]
+
+
+@dataclass
+class _VectorSection:
+    """The part of the section `env` whose types are known; the rest is the class' own."""
+
+    env: VectorConfig = field(default_factory=VectorConfig)
+
+
+def with_typed_vector(env: dict[str, Any]) -> dict[str, Any]:
+    """The section with all settings of the vector; OmegaConf's errors where one is of another type."""
+    given = {"env": {key: env[key] for key in VECTOR_KEYS if key in env}}
+    section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(_VectorSection), given))
+    assert isinstance(section, _VectorSection)
+    return env | asdict(section.env)
 
 
 def validate(config: TrainConfig) -> None:
@@ -130,7 +175,6 @@ _RANGES = {
     "env.workers": (0, _MANY),
     "env.timeout": (0, 1_000_000),  # seconds; what waits for the workers counts milliseconds in 31 bits
     "threads": (1, 1024),
-    "env.goal_seed": (0, 2**32 - 1),  # all that the benchmark's generator takes
     "agent.num_critics": (1, 1000),
     "agent.target_entropy": (-1_000_000, 1_000_000),  # nats
 }
@@ -148,7 +192,6 @@ _POSITIVE = (
 def _validate_choices(config: TrainConfig) -> None:
     for key, value, choices in (
         ("agent.gradient_scope", config.agent.gradient_scope, ("shared", "all")),
-        ("env.reward_version", config.env.reward_version, ("v1", "v2")),
         ("matmul_precision", config.matmul_precision, ("highest", "high", "medium")),
     ):
         if value not in choices:
@@ -181,28 +224,24 @@ def _validate_seeds(seeds: list[int]) -> None:
 
 
 def _validate_env(config: TrainConfig) -> None:
-    try:
-        task_names(config.env)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if config.workers > config.num_envs:
-        raise ConfigError(
-            f"env.workers={config.env.workers}: must be at most the number of environments, {config.num_envs}"
-        )
-    if config.env.num_envs_per_task > config.capacity_per_task:
+    vector, num_envs = config.vector, config.num_envs
+    if config.workers > num_envs:
+        raise ConfigError(f"env.workers={vector.workers}: must be at most the number of environments, {num_envs}")
+    if vector.num_envs_per_task > config.capacity_per_task:
         raise ConfigError(
             f"capacity_per_task={config.capacity_per_task}: must be at least env.num_envs_per_task,"
-            f" {config.env.num_envs_per_task}"
+            f" {vector.num_envs_per_task}"
         )
 
 
 def _validate_memory(config: TrainConfig) -> None:
     """Refuse what no step of the work could be done with; what merely swaps is the user's to judge."""
-    agent, env = config.agent, config.env
-    cells = len(config.seeds) * len(task_names(env))
+    agent, environments = config.agent, config.make_environments()
+    cells = len(config.seeds) * len(environments.tasks)
+    spaces = (environments.observation_size, environments.action_size)
     rows = (config.capacity_per_task, config.batch_size_per_task)
-    envs = (env.name, env.num_envs_per_task)
-    needs = memory.needs(agent.hidden_sizes, space_sizes(env), cells, *rows, agent.num_critics, envs)
+    envs = (environments.least_memory, config.vector.num_envs_per_task)
+    needs = memory.needs(agent.hidden_sizes, spaces, cells, *rows, agent.num_critics, envs)
     for key, needed in needs.items():
         there = memory.available(torch.device("cpu") if key.startswith("env.") else config.torch_device())
         if needed > there:
@@ -213,7 +252,9 @@ def _validate_memory(config: TrainConfig) -> None:
 def _validate_combiner(config: TrainConfig) -> None:
     combiner = config.make_combiner()
     try:
-        try_out(combiner, config.seeds, len(task_names(config.env)))  # some settings must fit the number of tasks
+        try_out(
+            combiner, config.seeds, len(config.make_environments().tasks)
+        )  # some settings must fit the number of tasks
     except (ValueError, ImportError) as error:
         raise ConfigError(f"combiner: {first_line(error)}") from error
 

@@ -7,7 +7,6 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
-from mtrl_conic.envs import space_sizes, task_names
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.cores import available_cores
 
@@ -38,8 +37,9 @@ def _worthwhile(config: TrainConfig) -> int:
         return 1
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     cores = min(available_cores(), int(limit)) if limit.isdecimal() else available_cores()
-    widths = (space_sizes(config.env)[0], *config.agent.hidden_sizes)
-    rows = len(config.seeds) * len(task_names(config.env)) * config.batch_size_per_task
+    environments = config.make_environments()
+    widths = (environments.observation_size, *config.agent.hidden_sizes)
+    rows = len(config.seeds) * len(environments.tasks) * config.batch_size_per_task
     work = rows * sum(inputs * outputs for inputs, outputs in pairwise(widths))
     return max(1, min(cores, int(work / _WORTH_A_THREAD)))
 

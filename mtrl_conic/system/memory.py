@@ -9,7 +9,6 @@ import torch
 
 _FLOAT = 4  # bytes
 _COPIES = 4  # of each parameter: itself, its gradient, Adam's two moments
-_ENVIRONMENT = {"toy": 1 << 10, "other": 1 << 20}  # bytes, less than any takes
 
 
 def needs(
@@ -19,7 +18,7 @@ def needs(
     capacity: int,
     batch: int,
     critics: int,
-    envs: tuple[str, int],
+    envs: tuple[int, int],
 ) -> dict[str, int]:
     """The least number of bytes that each setting asks for by itself.
 
@@ -29,14 +28,14 @@ def needs(
         cells: S seeds times K tasks.
         capacity, batch: rows of the replay and of a batch, per seed and task.
         critics: the number of critics.
-        envs: the name of the environments, and how many there are per seed and task.
+        envs: bytes that an environment takes at the least, and how many there are per seed and task.
     """
     row = 2 * spaces[0] + spaces[1] + 2
     widths = [spaces[0], *hidden]
     weights = sum(fan_in * fan_out for fan_in, fan_out in zip(widths, hidden, strict=False))
     return {
         "agent.hidden_sizes": (1 + critics) * weights * _COPIES * _FLOAT,
-        "env.num_envs_per_task": cells * envs[1] * _ENVIRONMENT["toy" if envs[0] == "toy" else "other"],
+        "env.num_envs_per_task": cells * envs[0] * envs[1],
         "capacity_per_task": cells * capacity * row * _FLOAT,
         "batch_size_per_task": cells * batch * (row + sum(hidden)) * _FLOAT,
     }

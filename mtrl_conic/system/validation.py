@@ -39,8 +39,8 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-def whole(name: str, value: Any, low: int) -> int:
-    """The value as an int, if it is a whole number of at least `low`; 2e6 is one.
+def whole(name: str, value: Any, low: int, high: float = math.inf) -> int:
+    """The value as an int, if it is a whole number from `low` to `high`; 2e6 is one.
 
     Raises:
         ValueError: for anything else.
@@ -48,8 +48,9 @@ def whole(name: str, value: Any, low: int) -> int:
     is_whole = (isinstance(value, int) and not isinstance(value, bool)) or (
         isinstance(value, float) and value.is_integer()
     )
-    if not is_whole or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
+    if not is_whole or not low <= value <= high:
+        allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number {allowed}, not {value!r}")
     return int(value)
 
 

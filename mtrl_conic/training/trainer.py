@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from mtrl_conic.agents.replay import ReplayBuffer
 from mtrl_conic.agents.sac import MultiTaskSAC
-from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.evaluation import Interrupted, evaluate
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
@@ -49,7 +48,7 @@ class Trainer:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
         make_current(self.device)
         keep_freed_memory()
-        spec = make_spec(config.env)
+        spec = config.make_environments().setup()
         sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
         self.agent = MultiTaskSAC(config.agent, config.seeds, *sizes, config.make_combiner, self.device)
         self.replay = ReplayBuffer(config.seeds, *sizes, config.capacity_per_task, self.device)
@@ -66,11 +65,11 @@ class Trainer:
         state = self._load(start) if resuming else None
         last = self.step if resuming else -1
         self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
-        counts = (config.updates_per_step, config.env.num_envs_per_task)
+        counts = (config.updates_per_step, config.vector.num_envs_per_task)
         self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, *counts)
         self._look_at_seeds()
         self.steps = device_steps(self.agent, self.replay, config.batch_size_per_task, config.cuda_graphs)
-        timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
+        timeout, num_envs = config.vector.timeout, config.vector.num_envs_per_task
         self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
         workers = min(config.workers, config.num_envs // num_envs)
         self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
@@ -144,7 +143,7 @@ class Trainer:
         self.observation, following, reward, terminated = self.transfer.step(result)
         self.replay.add(observation, action, reward, following, terminated)
         self.episodes.add(result)
-        self.step += config.env.num_envs_per_task
+        self.step += config.vector.num_envs_per_task
 
     def _evaluate(self, stop: Callable[[], bool]) -> None:
         self._look_at_seeds()
@@ -236,4 +235,4 @@ class Trainer:
 
     def _passed(self, every: int) -> bool:
         """Whether the last vector step reached a multiple of `every`."""
-        return self.step // every > (self.step - self.config.env.num_envs_per_task) // every
+        return self.step // every > (self.step - self.config.vector.num_envs_per_task) // every
