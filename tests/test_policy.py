@@ -38,8 +38,8 @@ def copy(run, tmp_path):
 
 
 def agent_of(config, state=None):
-    sizes = (6, 2) if config.env.name == "toy" else (39, 4)
-    num_tasks = 3 if config.env.name == "toy" else 10
+    envs = config.make_environments()
+    sizes, num_tasks = (envs.observation_size, envs.action_size), len(envs.tasks)
     agent = MultiTaskSAC(config.agent, config.seeds, num_tasks, *sizes, config.make_combiner)
     if state is not None:
         agent.load_state_dict(state)

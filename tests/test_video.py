@@ -25,7 +25,7 @@ from mtrl_conic.runs.checkpoint import write_file
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.video.frames import Clip
-from mtrl_conic.video.recording import recording as video
+from mtrl_conic.video import recording as video
 
 WIDTH, HEIGHT = 480, 544
 
@@ -161,10 +161,14 @@ def played():
     """Two episodes of a Meta-World task by a policy of random weights, and what was kept of them."""
     spec = metaworld.make_spec(["drawer-close-v3"])
     weights = torch.randn(39, 4, generator=torch.Generator().manual_seed(0)) / 3
-    tape = video.Tape(lambda observation: (observation @ weights).tanh(), [1], spec.horizon)
+    tape = video.Tape(1, [1])
+
+    def act(observation):
+        return (observation @ weights).tanh()
+
     with VectorEnv(spec, [0], workers=0, goals="in_turn") as envs:
-        result = evaluate(tape, envs, episodes=2)
-        first = evaluate(lambda observation: (observation @ weights).tanh(), envs, episodes=1)
+        result = evaluate(act, envs, episodes=2, watch=tape.watch)
+        first = evaluate(act, envs, episodes=1)
     return spec, tape, 2 * result.episode_return[0, 0] - first.episode_return[0, 0]
 
 

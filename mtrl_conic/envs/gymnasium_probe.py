@@ -96,7 +96,7 @@ def _made(task: str, what: Id, **kwargs: Any) -> Any:
         return make(what, **kwargs)
     except Exception as error:  # the environment is not ours, and may do anything
         line = next(iter(str(error).splitlines()), "")
-        raise ValueError(f"tasks: {task} cannot be made ({type(error).__name__}: {line})") from error
+        raise ValueError(f"tasks: {task} cannot be made ({type(error).__name__}: {line})") from None
 
 
 def _size(task: str, kind: str, space: Any) -> int:
@@ -154,6 +154,6 @@ def _draw_once(task: str, what: Id) -> None:
         env.reset(seed=0)
         env.render()
     except Exception as error:  # such as a package that is not installed
-        raise ValueError(f"{task} cannot be drawn: {next(iter(str(error).splitlines()), '')}") from error
+        raise ValueError(f"{task} cannot be drawn: {next(iter(str(error).splitlines()), '')}") from None
     finally:
         env.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from mtrl_conic.envs.base import Camera, EnvStep, State
 from mtrl_conic.envs.environments import Environments
 from mtrl_conic.envs.gymnasium_probe import Id, Probe, can_be_stored, draws_with_mujoco, make, probe, read_ids
 from mtrl_conic.envs.stored_object import dump, load
-from mtrl_conic.system.validation import number, whole
+from mtrl_conic.system.validation import whole
 
 _HIGHEST_SEED = 2**31 - 1  # more than most environments' generators are asked to take
 
@@ -200,11 +201,17 @@ def _success(tasks: Sequence[str], key: str | None, least: float | Mapping[str, 
     if key is not None and (not isinstance(key, str) or not key):
         raise ValueError(f"success_key must be a name, not {key!r}")
     if not isinstance(least, Mapping):
-        shared = None if least is None else number("success_return", least, -np.inf)
+        shared = None if least is None else _return(least)
         return tuple(Success(key, shared) for _ in tasks)
     if {*least} != {*tasks}:
         raise ValueError(f"success_return must have a number for each of {', '.join(tasks)}, not {dict(least)}")
-    return tuple(Success(None, number("success_return", least[task], -np.inf)) for task in tasks)
+    return tuple(Success(None, _return(least[task])) for task in tasks)
+
+
+def _return(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"success_return must be a number, or one by each task's name, not {value!r}")
+    return float(value)
 
 
 def _sizes(tasks: Sequence[str], probes: Sequence[Probe]) -> tuple[int, int]:

@@ -71,13 +71,17 @@ class MetaWorld(Environments):
 
     def title(self, name: str) -> str:
         """A heading such as "MT10, Meta-World V3, reward v2, goal seed 0"."""
-        only = [self.tasks[0]] if len(self.tasks) == 1 else []
+        only = list(self.tasks) if len(self.tasks) <= 3 else [f"{len(self.tasks)} tasks"] if self._is_part else []
         reward, seed = f"reward {self._reward_version}", f"goal seed {self._goal_seed}"
         return ", ".join([name.upper(), *only, "Meta-World V3", reward, seed])
 
+    @property
+    def _is_part(self) -> bool:
+        return len(self.tasks) < len(self._drawn)
+
     def file_name(self, name: str) -> str:
         """The same for the name of a folder, such as "mt10_v2_goals0"."""
-        only = self.tasks if self._benchmark == "mt1" else ()
+        only = self.tasks if self._benchmark == "mt1" else [f"{len(self.tasks)}_tasks"] if self._is_part else []
         return "_".join([name, *only, self._reward_version, f"goals{self._goal_seed}"])
 
     def facts(self) -> list[str]:

@@ -107,8 +107,8 @@ def load_stored(run_dir: Path, key: str = "resume") -> DictConfig:
     stored["run_dir"] = None
     if "choices" not in stored:
         stored["choices"] = _told_choices(stored)
-    if isinstance(env := stored.get("env"), DictConfig):
-        stored["env"] = older.environments(OmegaConf.to_container(env, resolve=False))
+    if isinstance(env := explain.raw_value(stored, "env"), dict):
+        stored["env"] = older.environments(env)
     return stored
 
 

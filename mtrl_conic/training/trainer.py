@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mtrl_conic.agents.replay import ReplayBuffer
 from mtrl_conic.agents.sac import MultiTaskSAC
 from mtrl_conic.envs.evaluation import Interrupted, evaluate
-from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.envs.vector import VectorEnv, WorkerError, unstored_tasks
 from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
 from mtrl_conic.runs.records import RunLogger
 from mtrl_conic.settings.schema import TrainConfig
@@ -222,10 +222,17 @@ class Trainer:
 
     def _start_envs(self, state: dict[str, Any] | None) -> Tensor:
         if state is None:
-            return self.transfer.observation(self.envs.reset())
+            observation = self.transfer.observation(self.envs.reset())
+            if unstored := unstored_tasks(self.envs.get_state()):
+                tqdm.write(
+                    f"{', '.join(unstored)}: cannot be stored in mid-episode, so that episodes start anew on resume"
+                )
+            return observation
         if state["envs"] is None:
             tqdm.write("the checkpoint was written after a worker was lost: episodes start anew")
             return self.transfer.observation(self.envs.reset())
+        if unstored := unstored_tasks(state["envs"]):
+            tqdm.write(f"{', '.join(unstored)}: not stored in mid-episode, their episodes start anew")
         return self.transfer.observation(self.envs.set_state(to_numpy(state["envs"])))
 
     def _evaluation_due(self) -> bool:
