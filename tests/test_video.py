@@ -24,8 +24,8 @@ from mtrl_conic.envs.vector import VectorEnv
 from mtrl_conic.runs.checkpoint import write_file
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
-from mtrl_conic.video.frames import Clip
 from mtrl_conic.video import recording as video
+from mtrl_conic.video.frames import Clip
 
 WIDTH, HEIGHT = 480, 544
 
