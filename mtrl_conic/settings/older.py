@@ -11,17 +11,21 @@ _ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "mt1": {"_target_": _META_WORLD, "benchmark": "mt1"},
     **{name: {"_target_": _META_WORLD, "benchmark": name, "tasks": None} for name in ("mt10", "mt25", "mt50")},
 }
-# Settings that stood in every section, whatever its environments.
-_META_WORLDS_OWN = ("task", "fast", "goal_seed", "reward_version")
+# Settings that stood in every section, also where the environments had no use for them.
+_UNUSED: dict[str, tuple[str, ...]] = {
+    "toy": ("task", "fast", "goal_seed", "reward_version"),
+    "mt1": (),
+    **dict.fromkeys(("mt10", "mt25", "mt50"), ("task",)),
+}
 
 
 def environments(stored: Any) -> Any:
     """The stored section `env` with a class in place of a name; one that has a class already is left as it is."""
-    if not isinstance(stored, dict) or "_target_" in stored or stored.get("name") not in _ENVIRONMENTS:
+    name = stored.get("name") if isinstance(stored, dict) else None
+    if not isinstance(name, str) or name not in _ENVIRONMENTS or "_target_" in stored:
         return stored
-    name = stored["name"]
-    foreign = {"name", *(_META_WORLDS_OWN if name == "toy" else () if name == "mt1" else ("task",))}
-    return _ENVIRONMENTS[name] | {key: value for key, value in stored.items() if key not in foreign}
+    kept = {key: value for key, value in stored.items() if key not in ("name", *_UNUSED[name])}
+    return _ENVIRONMENTS[name] | kept
 
 
 def settings(stored: Any) -> Any:
