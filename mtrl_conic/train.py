@@ -33,6 +33,7 @@ settings (default)
   seeds=[0,1,...] ([0])          one agent per seed, all in one process
   steps_per_task=N (2000000)     environment steps per task
   env.task=NAME                  the task of env=mt1, which needs it
+  env.tasks=[NAME,...]           some tasks of another env; for env=gym ids such as [Pendulum-v1] (docs/environments.md)
   env.num_envs_per_task=N (1)    env.workers=N (as many as cores)
   combiner.NAME=VALUE            a setting of the method, such as combiner.c=0.5
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
@@ -52,7 +53,8 @@ later is removed.
 resume=RUN_DIR replay=partial goes on without transitions that are lost with a damaged file, where nothing else is left.
 --cfg prints all settings, composed and checked, as yaml, and stops: nothing is written. --no-summary leaves out the
 table and the commands that a complete run ends with.
---config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine. --multirun (-m) does one
+--config-dir adds a folder of your own, so that DIR/combiner/mine.yaml becomes combiner=mine, and so for env, agent,
+network and experiment. --multirun (-m) does one
 run for each combination of values and, started again with the same hydra.sweep.dir, what is missing: docs/sweeps.md.
 
 exit status: 0 done or out of max_wall_seconds, 2 bad input, 129, 130 or 143 interrupted (with a checkpoint), 1 other

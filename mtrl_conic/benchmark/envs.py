@@ -13,8 +13,8 @@ import numpy as np
 
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
-from mtrl_conic.envs import EnvConfig, make_spec
 from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.metaworld import MetaWorld
 from mtrl_conic.envs.registration import NAMESPACE, register
 from mtrl_conic.envs.vector import VectorEnv
 
@@ -25,7 +25,7 @@ def benchmark_envs(options: Options) -> dict[str, Any]:
     """All of it, random actions, medians of measurements in turns."""
     name = options.env
     start = time.perf_counter()
-    spec = make_spec(EnvConfig(name))
+    spec = MetaWorld(name).setup()
     goals = time.perf_counter() - start
     rounds = max(3, options.rounds // 3)
     steps = _one_step(name, spec, rounds)
@@ -45,7 +45,7 @@ _PHYSICS = "physics alone (mj_step, mj_forward)"
 
 def _one_step(name: str, spec: EnvSpec, rounds: int) -> dict[str, float]:
     tasks = range(len(spec.tasks))
-    shipped_spec = make_spec(EnvConfig(name, fast=False))
+    shipped_spec = MetaWorld(name, fast=False).setup()
     fast, idle, shipped = ([s.make(task) for task in tasks] for s in (spec, spec, shipped_spec))
     for env in (*fast, *idle, *shipped):
         env.reset(0)

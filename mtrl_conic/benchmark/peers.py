@@ -13,7 +13,6 @@ from mtrl_conic.agents.replay import Batch, ReplayBuffer
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
 from mtrl_conic.benchmark.updates import agent_update, filled_replay
-from mtrl_conic.envs import make_spec
 from mtrl_conic.gradients.backward import MultiTaskBackward
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.schema import TrainConfig
@@ -156,7 +155,7 @@ def benchmark_peers(options: Options) -> dict[str, Any]:
     env, rounds = options.env, options.rounds
     configs = {name: compose_config([f"env={env}", f"combiner={name}", "device=cpu"]) for name in names}
     config = configs["ls"]
-    spec = make_spec(config.env)
+    spec = config.make_environments().setup()
     sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
     replay = filled_replay(config, sizes)
     functions = {name: agent_update(configs[name], sizes, replay) for name in names}

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_conic.envs.vector import VectorEnv
+from mtrl_conic.envs.vector import VectorEnv, VectorStep
 
 
 class Evaluation(NamedTuple):
@@ -42,12 +42,17 @@ class Interrupted(Exception):
     """The run is asked to stop."""
 
 
+def _ignore(action: NDArray[np.float32], step: VectorStep) -> None:
+    """Nobody watches."""
+
+
 def evaluate(
     act: Callable[[Tensor], Tensor],
     envs: VectorEnv,
     episodes: int,
     device: torch.device | str = "cpu",
     should_stop: Callable[[], bool] = lambda: False,
+    watch: Callable[[NDArray[np.float32], VectorStep], None] = _ignore,
 ) -> Evaluation:
     """Play `episodes` episodes of each seed and task, on goals 0, 1, ... in turn.
 
@@ -55,6 +60,7 @@ def evaluate(
         act: deterministic policy, observations [S, K, 1, O] → actions [S, K, 1, A].
         envs: one environment per seed and task, `goals="in_turn"`; they are reset first.
         should_stop: asked at every step.
+        watch: told each step's actions [S, K, 1, A] and what came of them.
 
     Raises:
         Interrupted: `should_stop` said so; nothing was measured.
@@ -67,8 +73,9 @@ def evaluate(
     while played.min() < episodes:
         if should_stop():
             raise Interrupted
-        action = act(torch.from_numpy(observation).to(device))
-        step = envs.step(action.cpu().numpy())
+        action = act(torch.from_numpy(observation).to(device)).cpu().numpy()
+        step = envs.step(action)
+        watch(action, step)
         ended = (step.terminated | step.truncated) & (played < episodes)
         successes += ended & step.success
         returns += np.where(ended, step.episode_return, 0)

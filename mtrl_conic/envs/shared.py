@@ -46,7 +46,7 @@ class VectorStep(NamedTuple):
     next_observation: NDArray[np.float32]  # [S, K, N, O], where this transition led, also at an episode's end
     reward: NDArray[np.float32]  # [S, K, N]
     terminated: NDArray[np.bool_]  # [S, K, N]
-    truncated: NDArray[np.bool_]  # [S, K, N], the horizon was reached and the episode not terminated
+    truncated: NDArray[np.bool_]  # [S, K, N], broken off, at the horizon or by the environment, and not terminated
     success: NDArray[np.bool_]  # [S, K, N], at any step of the episode so far, this one included
     episode_return: NDArray[np.float64]  # [S, K, N], rewards of the episode so far, this one included
 

@@ -15,7 +15,7 @@ from mtrl_conic.envs.pool import WorkerPool
 from mtrl_conic.envs.process import check_picklable
 from mtrl_conic.envs.shared import Assignment, Layout, Place, SharedArrays, VectorStep, WorkerError
 
-__all__ = ["VectorEnv", "VectorStep", "WorkerError"]
+__all__ = ["VectorEnv", "VectorStep", "WorkerError", "unstored_tasks"]
 
 
 class VectorEnv:
@@ -204,6 +204,13 @@ class VectorEnv:
     def _expect(self, *phases: str) -> None:
         if self._phase not in phases:
             raise RuntimeError(_HINTS[self._phase])
+
+
+def unstored_tasks(state: State) -> list[str]:
+    """The tasks whose environments have no state in one of `VectorEnv.get_state`: their episodes will start anew."""
+    per_task, tasks = state["num_envs_per_task"], state["tasks"]
+    numbers = {index // per_task % len(tasks) for index, env in enumerate(state["envs"]) if env["env"] is None}
+    return [tasks[number] for number in sorted(numbers)]
 
 
 _HINTS = {

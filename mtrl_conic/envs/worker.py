@@ -59,11 +59,11 @@ class Episodes:
     def step(self, action: NDArray[np.float32], out: VectorStep) -> None:
         """Step, and start the next episode where this one ends."""
         place = self.place
-        observation, reward, terminated, success = self.env.step(action[place])
+        observation, reward, terminated, success, truncated = self.env.step(action[place])
         self._step += 1
         self._return += float(reward)
         self._success |= bool(success)
-        truncated = self._step >= self.env.horizon and not terminated
+        truncated = (truncated or self._step >= self.env.horizon) and not terminated
         out.next_observation[place] = observation
         out.reward[place] = reward
         out.terminated[place] = terminated
@@ -85,9 +85,13 @@ class Episodes:
         }
 
     def set_state(self, state: State, out: VectorStep) -> None:
-        """Continue from a state of `get_state`."""
-        self.env.set_state(state["env"])
+        """Continue from a state of `get_state`; where the environment had none to store its episode starts anew."""
         self._generator.bit_generator.state = state["generator"]
+        if state["env"] is None:
+            self._goal = state["goal"]
+            out.observation[self.place] = self._next_episode()
+            return
+        self.env.set_state(state["env"])
         self._start(state["goal"], state["step"], state["return"], state["success"])
         out.observation[self.place] = state["observation"]
 
@@ -260,6 +264,8 @@ def _exit_with_parent(fd: int) -> None:
 
 
 def _check(env: TaskEnv, spec: EnvSpec) -> None:
-    for name in ("observation_size", "action_size", "horizon", "num_goals"):
+    for name in ("observation_size", "action_size", "num_goals"):
         if getattr(env, name) != getattr(spec, name):
             raise ValueError(f"{name} is {getattr(env, name)}, but {getattr(spec, name)} in the spec")
+    if not 1 <= env.horizon <= spec.horizon:
+        raise ValueError(f"horizon is {env.horizon}, but must be from 1 to {spec.horizon}, the one of the spec")

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.environments import Environments
 from mtrl_conic.envs.evaluation import Evaluation, Interrupted, evaluate
-from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.envs.vector import VectorEnv, VectorStep, WorkerError
 from mtrl_conic.policies.actors import CHECKPOINTS, Actors, read_weights, stored_config
 from mtrl_conic.policies.record import facts, heading, method, results
 from mtrl_conic.runs.files import WriteError, write_whole
@@ -90,15 +92,16 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     workers = _choose_workers(config, len(seeds) * len(actors.tasks), options.get("workers"))
     out = Path(options.get("out", run / _name(checkpoint, seeds, config.seeds, options["episodes"])))
     check_file("out", out)
-    spec, episodes = make_spec(config.env), options["episodes"]
-    backend, folder = _check_video(options, config, spec, run)
+    environments, episodes = config.make_environments(), options["episodes"]
+    backend, folder = _check_video(options, environments, run)
+    spec = environments.setup()
     _compute_as_in_training(config, run)
     record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
     print(heading(record), flush=True)
-    tape = Tape(act, options["video_goals"] if options["video"] else (), spec.horizon)
+    tape = Tape(len(spec.tasks), options["video_goals"] if options["video"] else ())
     started = time.perf_counter()
-    envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.env.timeout)
-    record |= results(record, _play(tape, envs, episodes, actors.device, stopped))
+    envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.vector.timeout)
+    record |= results(record, _play(act, tape, envs, episodes, actors.device, stopped))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     replaced = _replaced(out)
     write_whole(out, json.dumps(record, indent=2) + "\n")
@@ -107,14 +110,21 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
         _show(_clips(tape, spec, record, folder, options), backend, stopped)
 
 
-def _play(tape: Tape, envs: VectorEnv, episodes: int, device: torch.device, stopped: Callable[[], bool]) -> Evaluation:
+def _play(
+    act: Callable[[torch.Tensor], torch.Tensor],
+    tape: Tape,
+    envs: VectorEnv,
+    episodes: int,
+    device: torch.device,
+    stopped: Callable[[], bool],
+) -> Evaluation:
     with envs, tqdm(total=episodes * envs.spec.horizon, unit="step", disable=None) as bar:
 
-        def act(observation: torch.Tensor) -> torch.Tensor:
+        def watch(action: NDArray[np.float32], step: VectorStep) -> None:
             bar.update()
-            return tape(observation)
+            tape.watch(action, step)
 
-        return evaluate(act, envs, episodes, device, stopped)
+        return evaluate(act, envs, episodes, device, stopped, watch)
 
 
 def _name(checkpoint: str, seeds: Sequence[int], of_the_run: Sequence[int], episodes: int) -> str:
@@ -149,7 +159,8 @@ def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, opti
     about = f"{method(record)}, seed {seed}, {checkpoint} checkpoint: step {record['step']}"
     goals, kind = options["video_goals"], options["video_format"]
     which = f"_goals_{'_'.join(map(str, goals))}" if goals != _DEFAULTS["video_goals"] else ""
-    paths = [folder / f"{task}_seed_{seed}_{checkpoint}{which}.{kind}" for task in spec.tasks]
+    names = [task.replace("/", "_") for task in spec.tasks]
+    paths = [folder / f"{task}_seed_{seed}_{checkpoint}{which}.{kind}" for task in names]
     return [Clip(spec, task, tape.episodes(task), about, path) for task, path in enumerate(paths)]
 
 
@@ -179,7 +190,7 @@ def _choose_workers(config: TrainConfig, envs: int, workers: int | None) -> int:
     return workers
 
 
-def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, run: Path) -> tuple[str, Path]:
+def _check_video(options: dict[str, Any], environments: Environments, run: Path) -> tuple[str, Path]:
     """What draws, and the folder of the videos, which is made."""
     folder = Path(options.get("video_dir", run / "videos"))
     if not options["video"]:
@@ -187,9 +198,13 @@ def _check_video(options: dict[str, Any], config: TrainConfig, spec: EnvSpec, ru
         if unused:
             raise ConfigError(f"{unused[0]}=...: needs video=true")
         return "", folder
-    last, played = max(options["video_goals"]), min(options["episodes"], spec.num_goals)
+    last, played = max(options["video_goals"]), min(options["episodes"], environments.num_goals)
     if last >= played:
         raise ConfigError(f"video_goals: goal {last} is not among those played, 0 to {played - 1}")
-    backend = find_backend(options["video_format"], config.env.name != "toy", options["backend"])
+    try:
+        drawn_by_mujoco = environments.drawn_by_mujoco()
+    except ValueError as error:
+        raise ConfigError(f"video=true: {error}") from error
+    backend = find_backend(options["video_format"], drawn_by_mujoco, options["backend"])
     check_folder("video_dir", folder)
     return backend, folder

@@ -10,9 +10,11 @@ from typing import Any
 from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.evaluation import Evaluation
 from mtrl_conic.policies.actors import Weights
-from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.settings.schema import VECTOR_KEYS, TrainConfig
 from mtrl_conic.system.provenance import provenance
 
+# Settings that say nothing about what is measured; the tasks have a place of their own.
+_NO_PROTOCOL = {*VECTOR_KEYS, "_target_", "tasks"}
 _SHOWN_VERSIONS = ("mtrl_conic", "metaworld", "mujoco", "torch")
 
 
@@ -34,6 +36,7 @@ def facts(
         "combiner": config.combiner,
         **({"combiners": config.combiners} if config.combiners else {}),
         "choices": config.choices,
+        "title": config.make_environments().title(config.env_name),
         "protocol": protocol(config, spec, episodes),
         "tasks": list(spec.tasks),
         "seeds": list(seeds),
@@ -55,13 +58,9 @@ def results(known: dict[str, Any], result: Evaluation) -> dict[str, Any]:
 
 def protocol(config: TrainConfig, spec: EnvSpec, episodes: int) -> dict[str, Any]:
     """What two evaluations must share to stand in one table."""
-    env = config.env
-    facts: dict[str, Any] = {"env": env.name, "horizon": spec.horizon, "goals": spec.num_goals, "episodes": episodes}
-    facts |= {"policy": "deterministic", "success": "any step"}
-    if env.name == "toy":
-        return facts
-    facts |= {"reward_version": env.reward_version, "goal_seed": env.goal_seed, "fast": env.fast}
-    return facts | ({"task": env.task} if env.name == "mt1" else {})
+    own = {key: value for key, value in config.env.items() if value is not None and key not in _NO_PROTOCOL}
+    facts = {"env": config.env_name, "horizon": spec.horizon, "goals": spec.num_goals, "episodes": episodes}
+    return facts | {"policy": "deterministic", "success": "any step"} | own
 
 
 def method(known: dict[str, Any]) -> str:
@@ -75,12 +74,10 @@ def heading(known: dict[str, Any]) -> str:
     goals = min(shared["goals"], shared["episodes"])
     plural = "s" if shared["episodes"] > 1 else ""
     which = f"goals 0 to {goals - 1}" if goals > 1 else "goal 0"
-    kind = f", reward {shared['reward_version']}, goal seed {shared['goal_seed']}" if "goal_seed" in shared else ""
-    name = " ".join(shared[key] for key in ("env", "task") if key in shared)
     lines = [
         f"run         {known['run']} ({method(known)})",
         f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} a task",
-        f"protocol    {name}{kind}; {shared['episodes']} episode{plural} per task and seed on {which},",
+        f"protocol    {known['title']}; {shared['episodes']} episode{plural} per task and seed on {which},",
         "            deterministic policy, success at any step",
         "versions    " + ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS),
         *_differences(known),

@@ -92,10 +92,10 @@ def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[S
     for run in runs:
         by_protocol.setdefault(tuple(protocol.protocol_of(run).items()), []).append(run)
     found: list[Section] = []
-    for key, members in by_protocol.items():
-        tasks = members[0].tasks
-        section = Section(protocol.title(dict(key), tasks), protocol.sentence(dict(key), tasks), "", tasks)
-        section.slug = _unique(protocol.slug(dict(key)), [other.slug for other in found])
+    for members in by_protocol.values():
+        first, tasks = members[0], members[0].tasks
+        section = Section(protocol.title(first), protocol.sentence(first), "", tasks)
+        section.slug = _unique(protocol.slug(first), [other.slug for other in found])
         section.methods = _methods(members, tasks, limit, notes)
         if section.methods:
             found.append(section)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from mtrl_conic.settings import older
 from mtrl_conic.settings.aliases import upgraded
 
 Array = NDArray[np.float64]
@@ -95,10 +96,10 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any] | None:
         notes.append(f"config.yaml is missing; {left_out}")
         return None
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
+        config = older.settings(OmegaConf.to_container(OmegaConf.load(path)))
         usable = (
             isinstance(config, dict)
-            and isinstance(config["env"]["name"], str)
+            and isinstance(config["env"]["_target_"], str)
             and isinstance(config["combiner"]["_target_"], str)
             and int(config["steps_per_task"]) > 0
             and all(isinstance(seed, int) for seed in config["seeds"])
