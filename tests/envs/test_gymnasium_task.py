@@ -128,8 +128,10 @@ def test_a_hidden_goal_is_hidden():
 
 def test_the_exact_class_refuses_what_the_official_one_refuses():
     env = pair("reach-v3")[0]
-    with pytest.raises(RuntimeError, match="set_task"):
+    with pytest.raises(RuntimeError, match="set_task before step"):
         env.step(np.zeros(4))
+    with pytest.raises(RuntimeError, match="set_task before reset"):
+        env.reset()
     env.set_task(official_task("reach-v3", draw_goals(("reach-v3",), 3, 1)[0][0]))
     env.reset()
     with pytest.raises(ValueError, match="4 entries, not 3"):
