@@ -72,9 +72,15 @@ class ExactMixin(FastMixin):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Start an episode with the goal that is set; as in the official class, both arguments do nothing."""
+        """Start an episode with the goal that is set; as in the official class, both arguments do nothing.
+
+        Raises:
+            RuntimeError: no goal is set.
+        """
         if not self._freeze_rand_vec:  # each reset draws its own goal
             return self._official_reset()
+        if self._last_rand_vec is None:
+            raise RuntimeError("no goal is set: call set_task before reset")
         goal = self._last_rand_vec.tobytes(), self._partially_observable
         if goal not in self.fast_resets:
             observation, _ = self._official_reset()
