@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -74,13 +74,13 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def train_here(*arguments: str) -> Path:
+def train_here(*arguments: str, config_dirs: Sequence[str] = ()) -> Path:
     """A run in this process, which is faster than the command; gives its folder."""
     from mtrl_conic.runs.folder import open_run
     from mtrl_conic.settings.compose import compose_config
     from mtrl_conic.training.trainer import Trainer
 
-    config = compose_config(arguments)
+    config = compose_config(arguments, config_dirs)
     with open_run(config, False) as folder:
         trainer = Trainer(config, folder)
         try:

@@ -1,9 +1,13 @@
-"""What holds for every agent in configs/agent, whatever it is: a new one needs no test of its own for this."""
+"""What holds for every agent in configs/agent, whatever it is: a new one needs no test of its own for this.
+
+An on-policy one of ones own, `on_policy.TinyOnPolicy`, stands for those that are not in the package.
+"""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +33,8 @@ SMALL = {
     "agent.capacity_per_task": "40",
     "agent.rollout_steps": "8",
 }
-AGENTS = choices("agent")
+OWN = [str(Path(__file__).parent / "own")]
+AGENTS = [*choices("agent"), "tiny_on_policy"]
 
 
 class Mean(Combiner):
@@ -51,7 +56,7 @@ class Only(LS):
 
 
 def small(name):
-    settings = compose_config(["env=toy", f"agent={name}"]).agent
+    settings = compose_config(["env=toy", f"agent={name}"], OWN).agent
 
     def has(key):
         found = settings
@@ -64,9 +69,8 @@ def small(name):
 
 @pytest.fixture(scope="module", params=AGENTS)
 def config(request):
-    return compose_config(
-        ["env=toy", "env.num_envs_per_task=2", "combiner=conicgrad", "device=cpu", *small(request.param)]
-    )
+    arguments = ["env=toy", "env.num_envs_per_task=2", "combiner=conicgrad", "device=cpu"]
+    return compose_config([*arguments, *small(request.param)], OWN)
 
 
 def make(config, seeds=(0, 3, 5), make_combiner=None, dtype=torch.float64):
@@ -218,9 +222,8 @@ def test_a_run_is_evaluated_and_used(name, tmp_path):
     from mtrl_conic.evaluate import main
 
     plain = [each for each in TOY if not each.startswith(("agent.", "warmup", "batch", "capacity"))]
-    run = train_here(
-        *plain, *small(name), "combiner=ls", "seeds=[3,5]", "steps_per_task=100", f"run_dir={tmp_path}/run"
-    )
+    short = ["combiner=ls", "seeds=[3,5]", "steps_per_task=100"]
+    run = train_here(*plain, *small(name), *short, f"run_dir={tmp_path}/run", config_dirs=OWN)
     assert main([f"run={run}", "episodes=1", "workers=0"]) == 0
     config = stored_config(run)
     for checkpoint in ("best", "last"):

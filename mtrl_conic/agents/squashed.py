@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,16 +34,19 @@ class TaskInput:
         return torch.cat((observation, task_id), -1)
 
 
+Inputs = Callable[[Tensor, Sequence[int] | None], Tensor]
+
+
 class SquashedGaussianPolicy(ActingPolicy):
     """tanh(Normal(mean, std)) with mean and log standard deviation from a network; deterministic: tanh of the mean.
 
     Args:
         network: set up; its outputs are [S, T, N, 2A].
         views: of its parameters.
-        inputs: what the network sees.
+        inputs: what the network sees of an observation of these tasks, such as a `TaskInput`.
     """
 
-    def __init__(self, network: Network, views: Mapping[str, Tensor], inputs: TaskInput) -> None:
+    def __init__(self, network: Network, views: Mapping[str, Tensor], inputs: Inputs) -> None:
         self._network, self._views, self._inputs = network, views, inputs
 
     @torch.no_grad()

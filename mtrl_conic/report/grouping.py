@@ -132,17 +132,17 @@ def _unique(name: str, taken: list[str]) -> str:
 
 
 def _methods(runs: list[Run], tasks: tuple[str, ...], limit: int | None, notes: list[str]) -> list[Method]:
-    by_method: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    by_method: dict[frozenset[tuple[str, str]], tuple[protocol.Settings, list[Run]]] = {}
     for run in runs:
         settings = protocol.method_of(run)
         if limit is None:  # the same method run for other lengths is another row
             settings["steps_per_task"] = str(run.budget)
-        by_method.setdefault(tuple(settings.items()), []).append(run)
-    chosen = [protocol.chosen_combiner(members[0]) for members in by_method.values()]
-    named = protocol.labels(map(dict, by_method), chosen)
+        by_method.setdefault(frozenset(settings.items()), (settings, []))[1].append(run)
+    chosen = [protocol.chosen_combiner(members[0]) for _, members in by_method.values()]
+    named = protocol.labels([settings for settings, _ in by_method.values()], chosen)
     methods = []
-    for label, (key, members) in zip(named, by_method.items(), strict=True):
-        method = _method(label, dict(key), members, tasks, limit, notes)
+    for label, (settings, members) in zip(named, by_method.values(), strict=True):
+        method = _method(label, settings, members, tasks, limit, notes)
         if method is not None:
             methods.append(method)
     return sorted(methods, key=lambda method: (-method.final.mean(), method.label))

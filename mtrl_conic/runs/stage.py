@@ -15,6 +15,7 @@ from mtrl_conic.runs.lock import RunLocked, lock
 from mtrl_conic.runs.records import read_records
 from mtrl_conic.settings.compose import is_changeable, load_stored, refusal, typed
 from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.parts import with_defaults
 from mtrl_conic.settings.schema import TrainConfig
 
 
@@ -132,11 +133,19 @@ def _check_same(config: TrainConfig, run_dir: Path) -> None:
     before = typed(load_stored(run_dir))
     if before.combiner.get("_target_") != config.combiner.get("_target_"):
         raise ConfigError(f"{run_dir}: {refusal('combiner', config.combiner_name, before.combiner_name)}")
-    stored, wanted = (dict(_flat(asdict(each))) for each in (before, config))
+    stored, wanted = (dict(_flat(_whole(each))) for each in (before, config))
     for key in [*wanted, *(key for key in stored if key not in wanted)]:
         compared = key != "run_dir" and not key.startswith("choices.") and not is_changeable(key)
         if compared and stored.get(key) != wanted.get(key):
             raise ConfigError(f"{run_dir}: {refusal(key, wanted.get(key), stored.get(key))}")
+
+
+def _whole(config: TrainConfig) -> dict[str, Any]:
+    """All settings, also those of the agent and its combiners that a version did not know yet."""
+    settings = asdict(config)
+    settings |= {key: with_defaults(settings[key]) for key in ("agent", "combiner")}
+    settings["combiners"] = {network: with_defaults(own) for network, own in config.combiners.items()}
+    return settings
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,6 +33,7 @@ from mtrl_conic.runs.files import write_whole
 from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.runs.records import check_logger
 from mtrl_conic.runs.stage import Stage, look
+from mtrl_conic.settings.aliases import shortened
 from mtrl_conic.settings.compose import CONFIG_DIR, chosen_of, clear_errors, search_path, typed, without_hydra
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.overrides import as_hydra_has_them, parse, quote
@@ -186,6 +187,7 @@ def _folder_name(settings: DictConfig) -> str:
     """The folder of a run: named by what differs, without characters that shells mind, or as the user has it."""
     name = str(settings.hydra.sweep.subdir)
     if name == str(settings.hydra.job.override_dirname):
+        name = re.sub(r"[+\w@.]+(?==)", lambda key: shortened(key[0]), name)
         name = re.sub(r"[^\w.=,+/-]", "", name)
     return name or "run"
 
