@@ -17,7 +17,7 @@ from metaworld.types import Task
 import mtrl_conic
 from mtrl_conic.envs.fast.rebind import exact_class
 from mtrl_conic.envs.metaworld import all_tasks, draw_goals
-from mtrl_conic.envs.registration import TASKS, VECTORS, register
+from mtrl_conic.envs.registered.registration import TASKS, VECTORS, register
 from mtrl_conic.envs.shipped import task_class
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # gymnasium's, about the official spaces
