@@ -15,6 +15,9 @@ class Optimizer(Protocol):
     def step(self, halted: Tensor) -> None:
         """A step of each seed whose `halted` [S] is 0; of the others nothing moves."""
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Of the steps from here on."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -45,8 +48,10 @@ class SeedwiseAdam:
             "exp_avg_sq": torch.zeros_like(params),
             "step": torch.zeros(len(params), device=params.device),
         }
-        options: dict[str, Any] = {"lr": learning_rate, "eps": epsilon, "weight_decay": weight_decay, "fused": True}
-        options["capturable"] = params.device.type == "cuda"  # a graph needs the steps to be counted on the device
+        on_cuda = params.device.type == "cuda"
+        rate = torch.tensor(learning_rate, device=params.device) if on_cuda else learning_rate  # part of recordings
+        options: dict[str, Any] = {"lr": rate, "eps": epsilon, "weight_decay": weight_decay, "fused": True}
+        options["capturable"] = on_cuda  # a graph needs the steps to be counted on the device
         self._optimizers = []
         for row, (param, grad) in enumerate(zip(params.unbind(), gradient.unbind(), strict=True)):
             param.grad = grad
@@ -60,6 +65,15 @@ class SeedwiseAdam:
         for adam, skip in zip(self._optimizers, halted.unbind(), strict=True):
             adam.found_inf = skip  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets
             adam.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Of all seeds; it is no part of the state, as who changes it knows when."""
+        for adam in self._optimizers:
+            for group in adam.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._moments)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtrl_conic.networks.initial import he_uniform, uniform
+from mtrl_conic.networks.initial import Initial, he_uniform, orthogonal, uniform
 from mtrl_conic.networks.layers import Recorder, Views, linear, linear_parameters, task_linear
 from mtrl_conic.networks.protocol import Network
-from mtrl_conic.system.validation import flag, widths
+from mtrl_conic.system.validation import choice, flag, positive, widths
 
 _HEAD_BOUND = 3e-3  # of the heads' initial weights: the first values and actions are near 0
 
@@ -22,11 +23,22 @@ class MultiHeadMLP(Network):
     Args:
         hidden_sizes: widths of the trunk's layers.
         layer_norm: normalise each trunk layer before its ReLU, without scale and shift (the next layer has them).
+        initialization: of the weights: "uniform", with He's variance in the trunk and near 0 in the heads, or
+            "orthogonal".
+        head_gain: of orthogonal heads; that of the trunk is √2.
     """
 
-    def __init__(self, hidden_sizes: Sequence[int], layer_norm: bool = False) -> None:
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int],
+        layer_norm: bool = False,
+        initialization: str = "uniform",
+        head_gain: float = 1.0,
+    ) -> None:
         self.hidden_sizes = widths("hidden_sizes", hidden_sizes)
         self.layer_norm = flag("layer_norm", layer_norm)
+        self.initialization = choice("initialization", initialization, ("uniform", "orthogonal"))
+        self.head_gain = positive("head_gain", head_gain)
 
     def setup(self, name: str, input_size: int, output_size: int, num_tasks: int) -> None:
         self.layers = [f"{name}.trunk.{index}" for index in range(len(self.hidden_sizes))]
@@ -34,9 +46,15 @@ class MultiHeadMLP(Network):
         self.parameters = {}
         fan_in = input_size
         for layer, fan_out in zip(self.layers, self.hidden_sizes, strict=True):
-            self.parameters |= linear_parameters(layer, fan_in, fan_out, he_uniform(fan_in))
+            self.parameters |= linear_parameters(layer, fan_in, fan_out, self._initial(fan_in))
             fan_in = fan_out
-        self.parameters |= linear_parameters(self.head, fan_in, output_size, uniform(_HEAD_BOUND), num_tasks)
+        self.parameters |= linear_parameters(self.head, fan_in, output_size, self._initial(), num_tasks)
+
+    def _initial(self, fan_in: int | None = None) -> Initial:
+        """Of a trunk layer with that many inputs; without, of the heads."""
+        if self.initialization == "orthogonal":
+            return orthogonal(self.head_gain if fan_in is None else math.sqrt(2))
+        return uniform(_HEAD_BOUND) if fan_in is None else he_uniform(fan_in)
 
     def __call__(self, params: Views, x: Tensor, recorder: Recorder | None = None) -> Tensor:
         tasks_and_rows = x.shape[1:3]

@@ -1,0 +1,346 @@
+"""Multi-task proximal policy optimization with combined gradients.
+
+Sources: Schulman et al., "Proximal Policy Optimization Algorithms" (arXiv 1707.06347). Values are learned in
+normalised units by PopArt (arXiv 1809.04474 for many tasks), advantages are normalised per task, and observations
+per task by running moments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mtrl_conic.agents.clipping import CLIPS
+from mtrl_conic.agents.gaussian import GaussianPolicy, TaskVector
+from mtrl_conic.agents.health import Health
+from mtrl_conic.agents.learner import Learner
+from mtrl_conic.agents.normalisation import PopArt, RunningMoments
+from mtrl_conic.agents.optimizer import SeedwiseAdam
+from mtrl_conic.agents.ppo_losses import (
+    clipped_losses,
+    gaussian_entropy,
+    gaussian_log_prob,
+    generalized_advantages,
+    policy_shift,
+)
+from mtrl_conic.agents.protocol import Agent, Setting, Transition
+from mtrl_conic.agents.rollout import Minibatches, Rollout
+from mtrl_conic.agents.squashed import TaskInput
+from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.networks.layers import Recorder
+from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.system.streams import SeedStreams
+from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
+
+_LIMIT = 10.0  # deviations at which normalised observations are cut off
+_SMALL = 1e-8  # added to the deviation of advantages
+_LEAST_STD, _LARGEST_STD = 0.05, 1.5
+_LOG_STD = (math.log(_LEAST_STD), math.log(_LARGEST_STD))
+
+
+class MultiTaskPPO(Agent):
+    """S independent PPO agents, each learning the same K tasks.
+
+    Args:
+        network: of the actor, not set up.
+        critic_network: of the critic; None for one like the actor's. With `popart` its last layer must be a linear
+            head per task.
+        task_id_input: a one-hot task number joins the observation.
+        rollout_length: T, vector steps between updates.
+        epochs: passes over a rollout.
+        minibatches: parts of a pass, each with the same number of rows of every task.
+        learning_rate, adam_epsilon: Adam's, for both networks.
+        anneal_steps: environment steps per task in which the learning rate goes to 0 on a line; None for never.
+        max_grad_norm: bound on each network's combined gradient.
+        clip: what it bounds: "network", the whole of it, or "task", the shared part and each task's own.
+        discount: γ.
+        trace: λ of the advantages.
+        ratio_clip: bound on how far a probability ratio counts.
+        entropy_bonus: weight of the policy's entropy in its loss.
+        initial_std: of the actions.
+        popart: the step by which the moments of the returns move per rollout; None learns values as they are.
+        advantages: normalised per "task", over "all" tasks, or "none".
+        gradient_scope: which parameters' gradients are combined: "shared" or "all".
+    """
+
+    networks: ClassVar[tuple[str, ...]] = ("critic", "actor")
+    overlaps: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: Network,
+        critic_network: Network | None = None,
+        task_id_input: bool = True,
+        rollout_length: int = 250,
+        epochs: int = 10,
+        minibatches: int = 16,
+        learning_rate: float = 5e-4,
+        adam_epsilon: float = 1e-5,
+        anneal_steps: int | None = None,
+        max_grad_norm: float = 0.5,
+        clip: str = "network",
+        discount: float = 0.98,
+        trace: float = 0.97,
+        ratio_clip: float = 0.2,
+        entropy_bonus: float = 3e-3,
+        initial_std: float = 1.0,
+        popart: float | None = 0.1,
+        advantages: str = "task",
+        gradient_scope: str = "shared",
+    ) -> None:
+        self.network = instance("network", network, Network)
+        self.critic_network = network if critic_network is None else instance("critic_network", critic_network, Network)
+        self.task_id_input = flag("task_id_input", task_id_input)
+        self.rollout_length = whole("rollout_length", rollout_length, 1)
+        self.epochs = whole("epochs", epochs, 1)
+        self.minibatches = whole("minibatches", minibatches, 1)
+        self.learning_rate = positive("learning_rate", learning_rate)
+        self.adam_epsilon = positive("adam_epsilon", adam_epsilon)
+        self.anneal_steps = None if anneal_steps is None else whole("anneal_steps", anneal_steps, 1)
+        self.max_grad_norm = positive("max_grad_norm", max_grad_norm)
+        self.clip = choice("clip", clip, tuple(CLIPS))
+        self.discount = number("discount", discount, 0, 1, low_included=False)
+        self.trace = number("trace", trace, 0, 1)
+        self.ratio_clip = positive("ratio_clip", ratio_clip)
+        self.entropy_bonus = number("entropy_bonus", entropy_bonus, 0)
+        self.initial_std = number("initial_std", initial_std, _LEAST_STD, _LARGEST_STD)
+        self.popart = None if popart is None else number("popart", popart, 0, 1, low_included=False)
+        self.advantages = choice("advantages", advantages, ("task", "all", "none"))
+        self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
+
+    def check(self, setting: Setting) -> None:
+        rows = self.rollout_length * setting.num_envs_per_task
+        if rows % self.minibatches:
+            raise ValueError(
+                f"minibatches must divide the {rows} steps per task of a rollout (rollout_length times the environments"
+                f" per task), not {self.minibatches}"
+            )
+        if self.popart is not None and not hasattr(self._critic_net(setting), "head"):
+            raise ValueError("critic_network must have a linear head per task, or popart must be null")
+
+    def setup(self, setting: Setting) -> None:
+        self.check(setting)
+        self.device, self.num_envs_per_task = torch.device(setting.device), setting.num_envs_per_task
+        names = ("initialization", "exploration", "minibatches")
+        self.streams = {name: SeedStreams(setting.seeds, name, setting.device) for name in names}
+        self.inputs = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
+        self.actor_net, self.spread_net = self._actor_nets(setting)
+        self.critic_net = self._critic_net(setting)
+        self.actor = self._learner("actor", [self.actor_net, self.spread_net], setting)
+        self.critic = self._learner("critic", [self.critic_net], setting)
+        self.moments = RunningMoments((*setting.cells, setting.observation_size), _LIMIT, setting.device)
+        self.returns = None if self.popart is None else PopArt(setting.cells, self.popart, setting.device)
+        self.greedy = GaussianPolicy(self.actor_net, self.spread_net, self.actor.views, self.moments, self.inputs)
+        self.health = Health(*setting.cells, self.networks, setting.device)
+        self.capturable = all(combiner.capturable for combiner in self.combiners)
+        self._allocate(setting)
+
+    def _allocate(self, setting: Setting) -> None:
+        shape, sizes = (*setting.cells, setting.num_envs_per_task), (setting.observation_size, setting.action_size)
+        options: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
+        self.rollout = Rollout(shape, self.rollout_length, *sizes, **options)
+        self._drawn = torch.zeros(*shape, setting.action_size, **options)
+        self._log_prob = torch.zeros(shape, **options)
+        count = self.rollout_length * setting.num_envs_per_task
+        columns = (setting.observation_size + self.inputs.size, setting.action_size, 1, 1, 1)
+        passes = (self.epochs, self.minibatches, self.streams["minibatches"])
+        self.batches = Minibatches(setting.cells, count, columns, *passes, **options)
+        self.steps = 0  # environment steps per task
+
+    def _actor_nets(self, setting: Setting) -> tuple[Network, Network]:
+        sizes = (setting.observation_size + self._task_size(setting), setting.action_size, setting.num_tasks)
+        log_std = torch.tensor(self.initial_std).log().item()
+        return self.network.made("actor", *sizes), TaskVector(log_std).made("log_std", *sizes)
+
+    def _critic_net(self, setting: Setting) -> Network:
+        inputs = setting.observation_size + self._task_size(setting)
+        return self.critic_network.made("critic", inputs, 1, setting.num_tasks)
+
+    def _task_size(self, setting: Setting) -> int:
+        return setting.num_tasks if self.task_id_input else 0
+
+    def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
+        optimizer = partial(SeedwiseAdam, learning_rate=self.learning_rate, epsilon=self.adam_epsilon)
+        clip, combiner = CLIPS[self.clip](self.max_grad_norm), setting.make_combiner(name)
+        streams = self.streams["initialization"]
+        return Learner(name, nets, combiner, setting, streams, optimizer, clip, self.gradient_scope)
+
+    @property
+    def combiners(self) -> tuple[Combiner, Combiner]:
+        """The critic's and the actor's."""
+        return self.critic.combiner, self.actor.combiner
+
+    @torch.no_grad()
+    def explore(self, observation: Tensor) -> Tensor:
+        inputs = self.inputs(self.moments.normalise(observation))
+        mean, log_std = self.actor_net(self.actor.views, inputs), self.spread_net(self.actor.views, inputs)
+        self.streams["exploration"].normal_(self._drawn)
+        self._drawn.mul_(log_std.exp()).add_(mean)
+        self._log_prob.copy_(gaussian_log_prob(self._drawn, mean, log_std))
+        return self._drawn.clamp(-1, 1)
+
+    def exploit(self, observation: Tensor) -> Tensor:
+        return self.greedy(observation)
+
+    def observe(self, transition: Transition) -> None:
+        self.rollout.add(
+            observation=transition.observation,
+            next_observation=transition.next_observation,
+            action=self._drawn,
+            log_prob=self._log_prob,
+            reward=transition.reward,
+            terminated=transition.terminated,
+            ended=torch.maximum(transition.terminated, transition.truncated),
+        )
+        self.steps += self.num_envs_per_task
+
+    def updates_due(self) -> int:
+        if not self.rollout.full:
+            return 0
+        self._prepare()
+        return self.epochs * self.minibatches
+
+    @torch.no_grad()
+    def _prepare(self) -> None:
+        """Turn the full rollout into rows to learn from, and move the statistics on."""
+        rollout = self.rollout
+        inputs = self.inputs(self.moments.normalise(rollout.observation.flatten(2, 3)))
+        value = self._values(inputs)
+        following = self._values(self.inputs(self.moments.normalise(rollout.next_observation.flatten(2, 3))))
+        shape = rollout.reward.shape
+        advantage = generalized_advantages(
+            rollout.reward,
+            value.view(shape),
+            following.view(shape),
+            rollout.terminated,
+            rollout.ended,
+            self.discount,
+            self.trace,
+        ).flatten(2)
+        target = advantage + value
+        if self.returns is not None:
+            views, head = self.critic.views, self.critic_net.head  # type: ignore[attr-defined]
+            self.returns.update(target, views[f"{head}.weight"], views[f"{head}.bias"], self.health.halted)
+            target = self.returns.normalise(target)
+        single = (rollout.log_prob.flatten(2), self._normalised(advantage), target)
+        self.batches.fill(inputs, rollout.action.flatten(2, 3), *(field.unsqueeze(-1) for field in single))
+        self._anneal()
+        self.moments.update(rollout.observation.flatten(2, 3))
+        rollout.restart()
+
+    def _values(self, inputs: Tensor) -> Tensor:
+        """Values [S, K, B] in the units of the reward."""
+        values = self.critic_net(self.critic.views, inputs).squeeze(-1)
+        return values if self.returns is None else self.returns.restore(values)
+
+    def _normalised(self, advantage: Tensor) -> Tensor:
+        if self.advantages == "none":
+            return advantage
+        axes = (2,) if self.advantages == "task" else (1, 2)
+        std, mean = torch.std_mean(advantage, axes, correction=0, keepdim=True)
+        return (advantage - mean) / (std + _SMALL)
+
+    def _anneal(self) -> None:
+        if self.anneal_steps is None:
+            return
+        done = self.steps - self.rollout_length * self.num_envs_per_task
+        rate = self.learning_rate * max(1 - done / self.anneal_steps, 0.0)
+        for learner in (self.critic, self.actor):
+            learner.optimizer.set_learning_rate(rate)
+
+    def update(self) -> dict[str, Tensor]:
+        """A step of critic and actor on the next minibatch."""
+        inputs, action, *single = self.batches.take()
+        old_log_prob, advantage, target = (field.squeeze(-1) for field in single)
+
+        def value_losses() -> Tensor:
+            return self._value_losses(inputs, target)
+
+        losses = self._value_losses(inputs, target, self.critic.gradients)
+        metrics = self.critic.step(losses, self.health, value_losses)
+
+        def policy_losses() -> Tensor:
+            return self._policy_losses(inputs, action, old_log_prob, advantage)[0]
+
+        losses, log_prob, entropy = self._policy_losses(inputs, action, old_log_prob, advantage, self.actor.gradients)
+        metrics |= self.actor.step(losses, self.health, policy_losses)
+        log_std = self.actor.views[self.spread_net.name]  # type: ignore[attr-defined]
+        log_std.clamp_(*_LOG_STD)
+        self.health.count()
+        divergence, clipped = policy_shift(log_prob.detach(), old_log_prob, self.ratio_clip)
+        metrics |= {"policy/kl": divergence, "policy/clip_fraction": clipped, "policy/entropy": entropy.detach()}
+        return metrics | self.diagnostics
+
+    def _value_losses(self, inputs: Tensor, target: Tensor, recorder: Recorder | None = None) -> Tensor:
+        """Half the mean squared error, [S, K]."""
+        values = self.critic_net(self.critic.views, inputs, recorder).squeeze(-1)
+        return 0.5 * (values - target).square().mean(-1)
+
+    def _policy_losses(
+        self, inputs: Tensor, action: Tensor, old: Tensor, advantage: Tensor, recorder: Recorder | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses [S, K], log-densities [S, K, B] and entropies [S, K]."""
+        mean = self.actor_net(self.actor.views, inputs, recorder)
+        log_std = self.spread_net(self.actor.views, inputs, recorder)
+        log_prob = gaussian_log_prob(action, mean, log_std)
+        entropy = gaussian_entropy(log_std).squeeze(-1)
+        losses = clipped_losses(log_prob, old, advantage, self.ratio_clip) - self.entropy_bonus * entropy
+        return losses, log_prob, entropy
+
+    def update_kind(self) -> Hashable:
+        return tuple(combiner.needs_jacobian() for combiner in self.combiners)
+
+    def replayed(self) -> None:
+        for combiner in self.combiners:
+            combiner.replayed()
+
+    def steps_since(self, updates: int) -> int:
+        return -(-updates // (self.epochs * self.minibatches)) * self.rollout_length * self.num_envs_per_task
+
+    @property
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What the combiners have last shown."""
+        return self.critic.diagnostics | self.actor.diagnostics
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it; between vector steps no update is due, so that the rows of the last rollout are no part of it."""
+        return {
+            "actor": self.actor.state_dict(),
+            "critic": self.critic.state_dict(),
+            "observations": self.moments.state_dict(),
+            "returns": None if self.returns is None else self.returns.state_dict(),
+            "rollout": self.rollout.state_dict(),
+            "steps": self.steps,
+            "health": self.health.state_dict(),
+            "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.actor.load_state_dict(state["actor"])
+        self.critic.load_state_dict(state["critic"])
+        self.moments.load_state_dict(state["observations"])
+        if self.returns is not None:
+            self.returns.load_state_dict(state["returns"])
+        self.rollout.load_state_dict(state["rollout"])
+        self.steps = state["steps"]
+        self.health.load_state_dict(state["health"])
+        for name, stream in self.streams.items():
+            stream.load_state_dict(state["streams"][name])
+
+    def policy_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {"params": state["actor"]["params"], "observations": state["observations"]}
+
+    def policy(self, setting: Setting, state: Mapping[str, Any]) -> GaussianPolicy:
+        inputs = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
+        nets = self._actor_nets(setting)
+        layout = layout_of(nets)
+        if state["params"].shape != (len(setting.seeds), layout.size):
+            raise ValueError(f"an actor has {layout.size} parameters, here are {state['params'].shape[-1]}")
+        moments = RunningMoments((*setting.cells, setting.observation_size), _LIMIT, setting.device)
+        moments.load_state_dict(state["observations"])
+        return GaussianPolicy(*nets, layout.views(state["params"].to(setting.device)), moments, inputs)
