@@ -11,12 +11,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.paths import expand
-from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system import console
 from mtrl_conic.system.signals import Signals
+
+if TYPE_CHECKING:
+    from mtrl_conic.settings.schema import TrainConfig
 
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
@@ -38,7 +41,7 @@ exit status: 0 done, 1 some run failed (they are listed), 2 bad input, 129, 130 
 
 
 @dataclass
-class Run:
+class Job:
     """One process of the sweep."""
 
     name: str
@@ -89,7 +92,7 @@ def _jobs(given: list[str]) -> int:
     return int(text)
 
 
-def list_runs(combiners: Sequence[str], seeds: Sequence[str], folder: str, rest: Sequence[str]) -> list[Run]:
+def list_runs(combiners: Sequence[str], seeds: Sequence[str], folder: str, rest: Sequence[str]) -> list[Job]:
     """All runs of a sweep, each with its settings checked.
 
     Raises:
@@ -103,7 +106,7 @@ def list_runs(combiners: Sequence[str], seeds: Sequence[str], folder: str, rest:
     return [_run(combiner, group, folder, rest) for combiner in combiners for group in seeds]
 
 
-def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Run:
+def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Job:
     from mtrl_conic.runs.records import check_logger
     from mtrl_conic.settings.compose import compose_config
 
@@ -114,7 +117,7 @@ def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Run:
     overrides += [f"combiner={combiner}", f"seeds=[{group}]", f"run_dir={Path(folder, name)}"]
     config = compose_config(overrides, flags[1::2])
     check_logger(config.logger)
-    return Run(name, [*flags, *overrides, "resume=auto"], config)
+    return Job(name, [*flags, *overrides, "resume=auto"], config)
 
 
 def _split(rest: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -138,14 +141,14 @@ def _split(rest: Sequence[str]) -> tuple[list[str], list[str]]:
 class Sweep:
     """Runs `jobs` processes at a time until all are done or a signal comes."""
 
-    def __init__(self, runs: list[Run], folder: Path, jobs: int) -> None:
+    def __init__(self, runs: list[Job], folder: Path, jobs: int) -> None:
         from mtrl_conic.runs.stage import Stage, look
         from mtrl_conic.training.seed_watch import read_halted
 
         self.waiting = [run for run in runs if look(run.config) is not Stage.COMPLETE]
         complete = [run for run in runs if run not in self.waiting]
         self.folder, self.jobs = folder, jobs
-        self.running: list[Run] = []
+        self.running: list[Job] = []
         self.outcome = Outcome()
         for run in complete:
             self.outcome.failed += [f"{run.name}: {halted}" for halted in read_halted(Path(str(run.config.run_dir)))]
@@ -171,10 +174,10 @@ class Sweep:
         except OSError as error:
             raise ConfigError(f"{self.folder}: cannot be written ({error.strerror})") from error
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Job) -> None:
         """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""
         log = self._log(run) if self.jobs > 1 else None
-        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments]
+        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments, "--no-summary"]
         print(f"start: {run.name}", flush=True)
         run.started = time.monotonic()
         shell = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
@@ -185,7 +188,7 @@ class Sweep:
         if self.stopped():  # it came in between
             run.process.send_signal(signal.SIGTERM)
 
-    def _log(self, run: Run) -> int:
+    def _log(self, run: Job) -> int:
         """A descriptor for what the run prints; where it has no log the run goes on all the same."""
         path = self.folder / f"{run.name}.log"
         try:
@@ -195,7 +198,7 @@ class Sweep:
             print(f"note: no {path} ({error.strerror})", file=sys.stderr)
             return os.open(os.devnull, os.O_WRONLY)
 
-    def _ended(self, run: Run) -> None:
+    def _ended(self, run: Job) -> None:
         from mtrl_conic.runs.stage import Stage, look
 
         assert run.process is not None

@@ -19,6 +19,6 @@ python=${INSTALLED:-.venv/bin/python}
 }
 status=0
 "$python" -m pytest -n 0 -k "cuda or gpu" tests/test_capture.py tests/combiners/test_properties.py || status=1
-"$python" -m mtrl_conic.benchmark loop updates profile --device cuda --matmul-precision high --seeds 1,10 \
-  --json "$out/speed_cuda.json" || status=1
+"$python" -m mtrl_conic.benchmark loop updates profile device=cuda matmul_precision=high seeds=1,10 \
+  "json=$out/speed_cuda.json" || status=1
 exit $status

@@ -15,30 +15,29 @@ from mtrl_conic.settings.compose import compose_config
     ("arguments", "words"),
     [
         (["speed"], ["speed", "updates", "envs", "networks"]),
-        (["updates", "--combiners", "ls,nope"], ["'nope'", "conicgrad"]),
-        (["updates", "--rounds", "0"], ["--rounds 0", "at least 1"]),
-        (["loop", "--seeds", "1,none"], ["--seeds", "1,none"]),
-        (["loop", "--combiner", "nope"], ["'nope'", "conicgrad"]),
-        (["loop", "--device", "tpu"], ["tpu", "cpu", "cuda"]),
-        (["loop", "--seeds", "0"], ["--seeds 0", "1,10"]),
-        (["updates", "--matmul-precision", "low"], ["low", "highest", "medium"]),
-        (["networks", "--sizes", "6,7"], ["--sizes 7", "6, 25, 34"]),
-        (["updates", "--env", "mt11"], ["mt11", "mt10"]),
-        (["networks", "--picture", "/nonexistent/x.png"], ["--picture", "/nonexistent"]),
-        (["updates", "--json", "/nonexistent/x.json"], ["--json", "/nonexistent"]),
+        (["updates", "combiners=ls,nope"], ["combiners=ls,nope", "conicgrad"]),
+        (["updates", "rounds=0"], ["rounds=0", "at least 1"]),
+        (["loop", "seeds=1,none"], ["seeds=1,none"]),
+        (["loop", "combiner=nope"], ["combiner=nope", "conicgrad"]),
+        (["loop", "device=tpu"], ["tpu", "cpu", "cuda"]),
+        (["loop", "seeds=0"], ["seeds=0", "1,10"]),
+        (["updates", "matmul_precision=low"], ["low", "highest", "medium"]),
+        (["networks", "sizes=6,7"], ["sizes=6,7", "6, 25, 34"]),
+        (["updates", "env=mt11"], ["mt11", "mt10"]),
+        (["networks", "picture=/nonexistent/x.png"], ["picture=/nonexistent"]),
+        (["updates", "json=/nonexistent/x.json"], ["json=/nonexistent"]),
+        (["updates", "--rounds=3"], ["--rounds", "key=value"]),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert all(word in line for word in words), line
 
 
 def test_updates_are_written_with_their_provenance(tmp_path, capsys):
     path, names = tmp_path / "speed.json", "ls,famo,nashmtl"
-    assert main(["updates", "--env", "toy", "--combiners", names, "--rounds", "1", "--json", str(path)]) == 0
+    assert main(["updates", "env=toy", f"combiners={names}", "rounds=1", f"json={path}"]) == 0
     results = json.loads(path.read_text())
     assert set(results["updates"][0]["milliseconds"]) == {"ls", "famo", "nashmtl", "matrix products"}
     assert results["provenance"]["versions"]["torch"]
@@ -61,7 +60,7 @@ def test_peers_make_the_same_update():
     replay = filled_replay(config, sizes)
     batch = replay.sample(16)
     agents = []
-    for fill in (peers.mean_loss(), peers.backward_a_task(config, sizes[0]), peers.torchjd_backward("Mean")):
+    for fill in (peers.mean_loss(), peers.backward_per_task(config, sizes[0]), peers.torchjd_backward("Mean")):
         torch.manual_seed(0)
         agents.append(peers.PlainSAC(config, sizes, fill))
         agents[-1].update(batch)
@@ -73,7 +72,7 @@ def test_peers_make_the_same_update():
 
 def test_loop_is_measured_for_each_number_of_seeds(tmp_path, capsys):
     path = tmp_path / "loop.json"
-    arguments = ["--env", "toy", "--combiner", "ls", "--seeds", "1,2", "--rounds", "1", "--json", str(path)]
+    arguments = ["env=toy", "combiner=ls", "seeds=1,2", "rounds=1", f"json={path}"]
     assert main(["loop", *arguments]) == 0
     rows = json.loads(path.read_text())["loop"]
     assert [row["seeds"] for row in rows] == [1, 2]
@@ -86,7 +85,7 @@ def test_growth_changes_one_thing_at_a_time(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "DEFAULT", {"tasks": 2, "seeds": 1, "batch": 4, "width": 8})
     monkeypatch.setattr(growth, "VALUES", {"tasks": (2, 3), "seeds": (2,), "batch": (8,), "width": (16,)})
     path = tmp_path / "growth.json"
-    assert main(["growth", "--env", "toy", "--rounds", "1", "--json", str(path)]) == 0
+    assert main(["growth", "env=toy", "rounds=1", f"json={path}"]) == 0
     rows = json.loads(path.read_text())["growth"]
     assert [row["varied"] for row in rows] == ["tasks", "tasks", "seeds", "batch", "width"]
     assert all(set(row["milliseconds"]) == {"ls", "conicgrad", "matrix products"} for row in rows)
@@ -95,7 +94,7 @@ def test_growth_changes_one_thing_at_a_time(tmp_path, monkeypatch, capsys):
 
 def test_profile_names_the_operators(tmp_path, capsys):
     path = tmp_path / "profile.json"
-    assert main(["profile", "--env", "toy", "--rounds", "2", "--json", str(path)]) == 0
+    assert main(["profile", "env=toy", "rounds=2", f"json={path}"]) == 0
     ls, conicgrad = json.loads(path.read_text())["profile"]
     operators = {row["operator"] for row in conicgrad["operators"]}
     assert {"aten::bmm", "aten::baddbmm"} <= operators

@@ -65,6 +65,7 @@ def test_the_same_combiner_may_be_named_on_resume(name, tmp_path):
 def test_runs_of_versions_that_stored_no_choices(run):
     stored = OmegaConf.load(run / "config.yaml")
     del stored["choices"]
+    stored["env"] = {"name": "toy", "num_envs_per_task": 1, "workers": 0, "timeout": 60.0, "fast": True}
     OmegaConf.save(stored, run / "config.yaml")
     assert load_stored(run).choices == CHOICES
     assert settings(run, "combiner=imtl_g", "agent=mtmhsac").choices["combiner"] == "imtl_g"

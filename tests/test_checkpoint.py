@@ -25,7 +25,7 @@ def fill(buffer: ReplayBuffer, stop: int) -> None:
 
 
 def run(folder: Path, healthy: dict[int, bool]) -> Checkpoints:
-    """Checkpoints at these steps, a row a step, each healthy or not."""
+    """Checkpoints at these steps, a row per step, each healthy or not."""
     checkpoints, buffer = Checkpoints(folder), replay()
     for step, fine in healthy.items():
         fill(buffer, step)

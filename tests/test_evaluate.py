@@ -16,7 +16,6 @@ import torch
 from conftest import TOY, command, environment, records, train_here, wait_for
 from omegaconf import OmegaConf
 
-import mtrl_conic.evaluate
 from mtrl_conic.envs.vector import VectorEnv
 from mtrl_conic.evaluate import main
 from mtrl_conic.runs.checkpoint import Checkpoints
@@ -180,7 +179,9 @@ def test_products_are_rounded_as_in_training(run, monkeypatch):
     assert "matmul_precision: highest" in text
     (run / "config.yaml").write_text(text.replace("matmul_precision: highest", "matmul_precision: medium"))
     asked = []
-    monkeypatch.setattr("mtrl_conic.evaluate.set_matmul_precision", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(
+        "mtrl_conic.policies.evaluate_run.set_matmul_precision", lambda *arguments: asked.append(arguments)
+    )
     result = evaluation(run, "episodes=1")
     assert asked == [("medium", torch.device("cpu"))]
     assert result["provenance"]["torch_threads"] == 1
@@ -294,7 +295,7 @@ def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(run, number, 
         return VectorEnv(*arguments, **options)
 
     swallowed: list[int] = []
-    monkeypatch.setattr(mtrl_conic.evaluate, "VectorEnv", swallow)
+    monkeypatch.setattr("mtrl_conic.policies.evaluate_run.VectorEnv", swallow)
     assert main([f"run={run}", "episodes=1000000", "workers=0"]) == 128 + number
     assert swallowed
     assert capsys.readouterr().err == "interrupted\n"

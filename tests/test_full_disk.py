@@ -178,7 +178,7 @@ def test_the_toy_problem(tmp_path, monkeypatch, capsys):
     disk = Disk(tmp_path, monkeypatch)
     for calls in (1, 3, 5, 7):  # the pictures, then the table
         disk.fill_after(calls)
-        arguments = ["--combiners", "ls", "--steps", "20", "--out", str(tmp_path), "--json", str(tmp_path / "x.json")]
+        arguments = ["combiners=ls", "steps=20", f"out={tmp_path}", f"json={tmp_path / 'x.json'}"]
         assert main(arguments) == 1
         assert f"error: {tmp_path}/" in problem(capsys)
 

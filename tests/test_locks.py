@@ -92,5 +92,5 @@ def test_a_run_is_started_and_resumed_without_locks(tmp_path, name):
 
 def test_hydras_sweeps_do_without_locks(tmp_path):
     arguments = ["-m", *TOY, "combiner=ls,uw", "steps_per_task=100", "hydra.sweep.dir=s"]
-    assert run("train", "ENOSYS", *arguments, cwd=tmp_path).count("gives no lock") == 2  # one a run folder
+    assert run("train", "ENOSYS", *arguments, cwd=tmp_path).count("gives no lock") == 2  # one per run folder
     assert len(list(tmp_path.glob("s/*/evaluations.jsonl"))) == 2

@@ -122,7 +122,7 @@ def history(run: Path, seed: int) -> tuple[set, dict[str, list[tuple[int, float]
 
 
 def test_wandb_offline_with_a_resume(run, tmp_path):
-    """A run a seed with the same id before and after, every value of the records, nothing outside the run folder."""
+    """A run per seed with the same id before and after, every value of the records, nothing outside the run folder."""
     pytest.importorskip("wandb")
     (tmp_path / "home").mkdir()
     (tmp_path / "tmp").mkdir()

@@ -90,8 +90,8 @@ def test_the_home_folder(monkeypatch, tmp_path):
 
 def test_interpolations_stay(monkeypatch):
     monkeypatch.setenv("SCRATCH", "/scratch")
-    arguments = ["env=toy", "run_dir=${oc.env:SCRATCH}/${env.name} 1"]
-    assert compose_config(arguments).run_dir == "/scratch/toy 1"
+    arguments = ["env=toy", "run_dir=${oc.env:SCRATCH}/${combiner.schedule} 1"]
+    assert compose_config(arguments).run_dir == "/scratch/constant 1"
 
 
 def test_a_name_that_is_no_text():

@@ -248,7 +248,7 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch):
 
 
 def test_a_vector_of_the_package():
-    """Of two tasks, as the package takes a second a task to draw its goals."""
+    """Of two tasks, as the package takes a second per task to draw its goals."""
     import gymnasium
     import metaworld  # noqa: F401 registers the environments
 

@@ -13,7 +13,7 @@ CONIC_BEGIN, CONIC_END = "<!-- conicgrad: begin -->", "<!-- conicgrad: end -->"
 
 
 def render(record):
-    """A row per method, a column a start: first hit and, in brackets, the excess at the end."""
+    """A row per method, a column per start: first hit and, in brackets, the excess at the end."""
     return table(["`combiner=`"], {(f"`{name}`",): method["starts"] for name, method in record["methods"].items()})
 
 

@@ -19,12 +19,14 @@ from omegaconf import OmegaConf
 from mtrl_conic import evaluate as command
 from mtrl_conic.envs import metaworld
 from mtrl_conic.envs.evaluation import evaluate
-from mtrl_conic.envs.vector import VectorEnv
+from mtrl_conic.envs.gymnasium_tasks import Gymnasium
+from mtrl_conic.envs.vector import VectorEnv, VectorStep
+from mtrl_conic.policies import evaluate_run
 from mtrl_conic.runs.checkpoint import write_file
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.video import recording as video
 from mtrl_conic.video.frames import Clip
-from mtrl_conic.video.recording import recording as video
 
 WIDTH, HEIGHT = 480, 544
 
@@ -147,8 +149,8 @@ def test_without_the_extra(run, monkeypatch, capsys):
 
 
 def test_a_video_that_cannot_be_drawn_costs_no_results(run, monkeypatch, capsys):
-    clips = command._clips
-    monkeypatch.setattr(command, "_clips", lambda *rest: [clip._replace(task=9) for clip in clips(*rest)])
+    clips = evaluate_run._clips
+    monkeypatch.setattr(evaluate_run, "_clips", lambda *rest: [clip._replace(task=9) for clip in clips(*rest)])
     assert command.main([f"run={run}", "episodes=1", "video=true", "video_format=gif"]) == 1
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
@@ -162,10 +164,14 @@ def played():
     """Two episodes of a Meta-World task by a policy of random weights, and what was kept of them."""
     spec = metaworld.make_spec(["drawer-close-v3"])
     weights = torch.randn(39, 4, generator=torch.Generator().manual_seed(0)) / 3
-    tape = video.Tape(lambda observation: (observation @ weights).tanh(), [1], spec.horizon)
+    tape = video.Tape(1, [1])
+
+    def act(observation):
+        return (observation @ weights).tanh()
+
     with VectorEnv(spec, [0], workers=0, goals="in_turn") as envs:
-        result = evaluate(tape, envs, episodes=2)
-        first = evaluate(lambda observation: (observation @ weights).tanh(), envs, episodes=1)
+        result = evaluate(act, envs, episodes=2, watch=tape.watch)
+        first = evaluate(act, envs, episodes=1)
     return spec, tape, 2 * result.episode_return[0, 0] - first.episode_return[0, 0]
 
 
@@ -198,3 +204,56 @@ def test_meta_world_in_pictures(played, tmp_path):
     assert frames[0][:480].std() > 30  # an arm, a table, a drawer
     assert frames[0][:120].std() < frames[0][240:480].std()  # the empty room is above
     assert list(tmp_path.iterdir()) == [path]
+
+
+SQUARE = """
+import gymnasium, numpy as np
+
+class Square(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return np.full((10, 10, 3), (0, 160, 0), np.uint8)
+
+gymnasium.register("Square-v0", Square, max_episode_steps=5)
+"""
+
+
+def test_gymnasium_in_pictures(tmp_path, monkeypatch):
+    from PIL import Image
+
+    (tmp_path / "square.py").write_text(SQUARE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    environments = Gymnasium(["square:Square-v0"])
+    assert not environments.drawn_by_mujoco()
+    path = tmp_path / "square.gif"
+    clip = Clip(environments.setup(), 0, {0: np.zeros((5, 1), np.float32)}, "about", path)
+    assert list(video.draw([clip], "")) == [path]
+    with Image.open(path) as image:
+        assert image.info["duration"] == 50
+        assert image.convert("RGB").getpixel((240, 240)) == (0, 160, 0)
+
+
+def test_a_tape_follows_tasks_whose_episodes_end_at_other_steps():
+    """Actions are numbered by step; the first task's episodes have two steps, the second's three."""
+    tape = video.Tape(2, [0, 2])
+    for number in range(9):
+        action = np.full((1, 2, 1, 1), number, np.float32)
+        ended = np.array([number % 2 == 1, number % 3 == 2]).reshape(1, 2, 1)
+        nothing = np.zeros_like(ended)
+        tape.watch(action, VectorStep(None, None, None, nothing, ended, nothing, None))
+    kept = [{goal: actions[:, 0].tolist() for goal, actions in tape.episodes(task).items()} for task in range(2)]
+    assert kept == [{0: [0, 1], 2: [4, 5]}, {0: [0, 1, 2], 2: [6, 7, 8]}]

@@ -8,14 +8,30 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mtrl_conic.benchmark.options import parse
+from mtrl_conic.benchmark.options import USAGE, Options, parse
 from mtrl_conic.runs.files import WriteError, write_whole
+from mtrl_conic.settings.arguments import wants_help
+from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.system import console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = parse(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if wants_help(arguments):
+        print(USAGE, end="")
+        return 0
+    try:
+        return _run(parse(arguments))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: Options) -> int:
     import torch
 
     from mtrl_conic.system.matmul import set_matmul_precision
@@ -23,15 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     set_matmul_precision(options.matmul_precision, options.device)
     results: dict[str, Any] = {"provenance": provenance(torch.device(options.device))}
-    try:
-        for part in options.parts:
-            module = importlib.import_module(f"mtrl_conic.benchmark.{part}")
-            results[part] = getattr(module, f"benchmark_{part}")(options)
-            if options.json:  # after each part: the next may be interrupted
-                write_whole(options.json, json.dumps(results, indent=2) + "\n")
-    except WriteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for part in options.parts:
+        module = importlib.import_module(f"mtrl_conic.benchmark.{part}")
+        results[part] = getattr(module, f"benchmark_{part}")(options)
+        if options.json:  # after each part: the next may be interrupted
+            write_whole(options.json, json.dumps(results, indent=2) + "\n")
     return 0
 
 

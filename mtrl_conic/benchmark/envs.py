@@ -1,4 +1,4 @@
-"""Environment steps: one beside its physics and the shipped class, the vector beside gymnasium's."""
+"""Environment steps: one beside its physics and the shipped class, the vectors beside gymnasium's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
-from mtrl_conic.envs import EnvConfig, make_spec
 from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.metaworld import MetaWorld
+from mtrl_conic.envs.registration import NAMESPACE, register
 from mtrl_conic.envs.vector import VectorEnv
 
 _STEPS = 200
@@ -24,7 +25,7 @@ def benchmark_envs(options: Options) -> dict[str, Any]:
     """All of it, random actions, medians of measurements in turns."""
     name = options.env
     start = time.perf_counter()
-    spec = make_spec(EnvConfig(name))
+    spec = MetaWorld(name).setup()
     goals = time.perf_counter() - start
     rounds = max(3, options.rounds // 3)
     steps = _one_step(name, spec, rounds)
@@ -44,7 +45,7 @@ _PHYSICS = "physics alone (mj_step, mj_forward)"
 
 def _one_step(name: str, spec: EnvSpec, rounds: int) -> dict[str, float]:
     tasks = range(len(spec.tasks))
-    shipped_spec = make_spec(EnvConfig(name, fast=False))
+    shipped_spec = MetaWorld(name, fast=False).setup()
     fast, idle, shipped = ([s.make(task) for task in tasks] for s in (spec, spec, shipped_spec))
     for env in (*fast, *idle, *shipped):
         env.reset(0)
@@ -67,11 +68,15 @@ def _one_step(name: str, spec: EnvSpec, rounds: int) -> dict[str, float]:
 
 
 def _vectors(name: str, spec: EnvSpec, workers: int, rounds: int) -> tuple[dict[str, float], float]:
-    """Steps a second of the vectors, gymnasium's last, and the seconds to start and reset ours."""
+    """Steps per second of the vectors, gymnasium's last, and the seconds to start and reset ours."""
     shape = (_STEPS, len(spec.tasks), spec.action_size)
     actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    shipped = gymnasium.make_vec(f"Meta-World/{name.upper()}", vector_strategy="async", seed=0)
+    register()
+    benchmark, same = name.upper(), dict[str, Any](vector_strategy="async", seed=0)
+    shipped = gymnasium.make_vec(f"Meta-World/{benchmark}", **same)
+    registered = gymnasium.make_vec(f"{NAMESPACE}/{benchmark}", workers=workers, **same)
     shipped.reset()
+    registered.reset()
     start = time.perf_counter()
     many = VectorEnv(spec, [0], workers=workers)
     many.reset()
@@ -81,8 +86,10 @@ def _vectors(name: str, spec: EnvSpec, workers: int, rounds: int) -> tuple[dict[
         functions: dict[str, Callable[[], object]] = {
             f"mtrl_conic, {workers} workers": lambda: [many.step(action[None, :, None]) for action in actions],
             "mtrl_conic, 1 worker": lambda: [one.step(action[None, :, None]) for action in actions],
+            f"registered, {workers} workers": lambda: [registered.step(action) for action in actions],
             "gymnasium async": lambda: [shipped.step(action) for action in actions],
         }
         medians = in_turns(functions, rounds)
+    registered.close()
     shipped.close()
     return {key: _STEPS * len(spec.tasks) / seconds for key, seconds in medians.items()}, start_up

@@ -22,7 +22,7 @@ _OBSERVATION, _ACTION = 39, 4  # Meta-World's
 
 
 def benchmark_growth(options: Options) -> list[dict[str, Any]]:
-    """A row a value: milliseconds of ls, of the combiner and of the matrix products alone."""
+    """A row per value: milliseconds of ls, of the combiner and of the matrix products alone."""
     keep_freed_memory()
     rows = []
     names = list(dict.fromkeys(("ls", options.combiner)))

@@ -22,7 +22,7 @@ from mtrl_conic.training.trainer import Trainer
 
 _WARM_UP = 200  # random steps, so that there is something to sample
 _STEPS = 20  # vector steps in a measurement with one seed; fewer with more
-_FULL_LENGTH = 2_000_000  # steps a task of the full protocol
+_FULL_LENGTH = 2_000_000  # steps per task of the full protocol
 
 
 def benchmark_loop(options: Options) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ _INPUTS, _BATCH, _WARM_UP = 128, 16, 1
 
 
 def benchmark_networks(options: Options) -> list[Any]:
-    """One row a size and combiner; each is measured in a process of its own, so that its peak memory is its own."""
+    """One row per size and combiner; each is measured in a process of its own, so that its peak memory is its own."""
     rows, combiners = [], options.combiners
     print(f"one step, {NUM_TASKS} tasks that share a batch of {_BATCH}")
     print(f"{'':<14}{'parameters':>12}{'seconds':>10}{'/ ' + combiners[0]:>10}{'peak GiB':>10}")
@@ -79,7 +79,7 @@ def measure(name: str, size: int, rounds: int) -> dict[str, Any]:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Seconds a step and peak memory, a group of bars a combiner and a bar a size."""
+    """Seconds per step and peak memory: a group of bars per combiner, a bar per size."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["combiner"] for row in rows))

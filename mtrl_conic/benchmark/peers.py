@@ -13,7 +13,6 @@ from mtrl_conic.agents.replay import Batch, ReplayBuffer
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
 from mtrl_conic.benchmark.updates import agent_update, filled_replay
-from mtrl_conic.envs import make_spec
 from mtrl_conic.gradients.backward import MultiTaskBackward
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.schema import TrainConfig
@@ -116,7 +115,7 @@ def mean_loss() -> Fill:
     return lambda network, losses, features: losses.mean().backward()
 
 
-def backward_a_task(config: TrainConfig, num_tasks: int) -> Fill:
+def backward_per_task(config: TrainConfig, num_tasks: int) -> Fill:
     """K backward passes, then the project's own combiner."""
     made: dict[nn.Module, MultiTaskBackward] = {}
 
@@ -156,13 +155,13 @@ def benchmark_peers(options: Options) -> dict[str, Any]:
     env, rounds = options.env, options.rounds
     configs = {name: compose_config([f"env={env}", f"combiner={name}", "device=cpu"]) for name in names}
     config = configs["ls"]
-    spec = make_spec(config.env)
+    spec = config.make_environments().setup()
     sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
     replay = filled_replay(config, sizes)
     functions = {name: agent_update(configs[name], sizes, replay) for name in names}
     fills = {"plain modules, mean loss": mean_loss()}
     for name in names[1:]:
-        fills[f"a backward pass per task, {name}"] = backward_a_task(configs[name], sizes[0])
+        fills[f"a backward pass per task, {name}"] = backward_per_task(configs[name], sizes[0])
     for aggregator in ("Mean", "PCGrad", "MGDA"):
         fills[f"TorchJD, {aggregator}"] = torchjd_backward(aggregator)
     functions |= {name: peer(config, sizes, replay, fill) for name, fill in fills.items()}

@@ -10,7 +10,6 @@ from torch.profiler import ProfilerActivity, profile
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import wait_for
 from mtrl_conic.benchmark.updates import agent_update, filled_replay
-from mtrl_conic.envs import make_spec
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.system.heap import keep_freed_memory
 
@@ -36,7 +35,7 @@ def benchmark_profile(options: Options) -> list[dict[str, Any]]:
 
 def _profile(name: str, seeds: int, options: Options) -> list[dict[str, Any]]:
     config = compose_config(options.overrides(name, seeds))
-    spec = make_spec(config.env)
+    spec = config.make_environments().setup()
     sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
     update, wait = agent_update(config, sizes, filled_replay(config, sizes)), wait_for(options.device)
     for _ in range(8):

@@ -12,7 +12,6 @@ from mtrl_conic.agents.off_policy import OffPolicyAgent
 from mtrl_conic.agents.replay import ReplayBuffer
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns, wait_for
-from mtrl_conic.envs import make_spec
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.capture import Captured
@@ -31,7 +30,7 @@ def benchmark_updates(options: Options) -> list[dict[str, Any]]:
     for count in options.seeds:
         configs = {name: compose_config(options.overrides(name, count)) for name in options.combiners}
         first = configs[options.combiners[0]]
-        spec = make_spec(first.env)
+        spec = first.make_environments().setup()
         medians = measure(configs, (len(spec.tasks), spec.observation_size, spec.action_size), options)
         rows.append({"env": options.env, "seeds": count, "milliseconds": medians, "rounds": options.rounds})
         _print(rows[-1], first, options.combiners[0])

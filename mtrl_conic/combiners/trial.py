@@ -56,7 +56,7 @@ def try_out(
 def _update(combiner: Combiner, jacobian: Tensor, losses: Tensor) -> None:
     """One update as a training loop makes it, with a look at all that it gives."""
     memory = combiner.snapshot()
-    if combiner.requires != "losses" and combiner.needs_jacobian():
+    if combiner.needs_jacobian():
         _check_direction(combiner, jacobian, losses)
     else:
         _check(combiner, "weights", combiner.loss_weights(losses), "[S, K]", losses.shape)

@@ -18,13 +18,15 @@ class EnvStep(NamedTuple):
     reward: float
     terminated: bool
     success: bool  # of this step, not of the episode
+    truncated: bool = False  # the environment itself breaks the episode off, before the vector does at `horizon`
 
 
 class TaskEnv(Protocol):
     """An environment of one task with a finite list of goals.
 
-    It knows nothing of time limits, of other tasks and of random numbers: the vector draws the goal, counts
-    the steps and truncates the episode after `horizon` of them.
+    It knows nothing of other tasks, and of random numbers only what a goal's number says: the vector draws the goal,
+    counts the steps and truncates the episode after `horizon` of them. An environment that can be drawn also has
+    `camera(size)`, which gives a `Camera`.
     """
 
     observation_size: int
@@ -39,13 +41,23 @@ class TaskEnv(Protocol):
         """Apply an action [A] with entries in [-1, 1]."""
 
     def get_state(self) -> State:
-        """All that the rest of the episode depends on, also in mid-episode."""
+        """All that the rest of the episode depends on, also in mid-episode; None where it cannot be stored."""
 
     def set_state(self, state: State) -> None:
         """Continue from a state of `get_state`, bit for bit, also in a fresh process."""
 
     def close(self) -> None:
         """Release what the environment holds."""
+
+
+class Camera(Protocol):
+    """Draws an environment for a video."""
+
+    every: int  # steps from one picture to the next
+    frames_per_second: int
+
+    def __call__(self, step: EnvStep, /) -> NDArray[np.uint8]:
+        """The picture [size, size, 3] after a step."""
 
 
 class EnvSpec(Protocol):
@@ -62,7 +74,8 @@ class EnvSpec(Protocol):
     def action_size(self) -> int: ...
 
     @property
-    def horizon(self) -> int: ...
+    def horizon(self) -> int:
+        """Steps of the longest episodes; those of a task may be shorter."""
 
     @property
     def num_goals(self) -> int: ...

@@ -17,14 +17,13 @@ from mtrl_conic.envs.shared import (
     MESSAGE,
     QUIT,
     STEP,
-    Assignment,
-    SharedArrays,
+    WorkerAssignment,
     WorkerError,
+    WorkerMemory,
     receive_byte,
     receive_message,
     send_message,
 )
-from mtrl_conic.envs.worker import Group
 from mtrl_conic.system.cores import available_cores
 
 # Building environments may take far longer than a step, and longer still when many workers start at once.
@@ -42,7 +41,7 @@ class Worker(Protocol):
     """Several environments that work on request. Each request is followed by one reply."""
 
     def request(self, operation: str, *arguments: Any) -> None:
-        """Ask for a method of `Group`."""
+        """Ask for a method of the group of environments."""
 
     def reply(self) -> Any:
         """Wait for its result; WorkerError if it failed. Does not wait again for a result it has returned."""
@@ -51,8 +50,8 @@ class Worker(Protocol):
 class LocalWorker:
     """Environments in this process; they work when the reply is asked for."""
 
-    def __init__(self, assignment: Assignment, arrays: SharedArrays) -> None:
-        self._group = Group(assignment, arrays)
+    def __init__(self, assignment: WorkerAssignment, arrays: WorkerMemory) -> None:
+        self._group = assignment.group(arrays)
         self._request: tuple[Any, ...] | None = ("build",)
 
     def request(self, operation: str, *arguments: Any) -> None:
@@ -78,7 +77,7 @@ class ProcessWorker:
         timeout: seconds to wait for a reply, once the environments are built.
     """
 
-    def __init__(self, assignment: Assignment, arrays: SharedArrays, memory_fd: int, timeout: float) -> None:
+    def __init__(self, assignment: WorkerAssignment, arrays: WorkerMemory, memory_fd: int, timeout: float) -> None:
         self._assignment = assignment
         self._current = arrays.current
         self._timeout = timeout
@@ -169,12 +168,12 @@ def end_workers(workers: Sequence[ProcessWorker], grace: float) -> None:
         worker.end(deadline)
 
 
-def check_picklable(assignment: Assignment) -> None:
-    """ValueError where a worker could not load the spec."""
-    module = type(assignment.spec).__module__
+def check_picklable(spec: object, assignment: WorkerAssignment) -> None:
+    """ValueError where a worker could not load the spec within the assignment."""
+    module = type(spec).__module__
     if module == "__main__":
         raise ValueError(
-            f"the env spec {type(assignment.spec).__name__} is defined in the main script, which workers "
+            f"the env spec {type(spec).__name__} is defined in the main script, which workers "
             "do not import: move it to a module, or use workers=0"
         )
     try:

@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -29,6 +29,7 @@ _LENGTH = struct.Struct("!Q")
 _ALIGNMENT = 64  # a cache line
 
 Place = tuple[int, int, int]  # indices of the seed, of the task and of the environment
+Field = tuple[tuple[int, ...], DTypeLike]  # the shape and the type of an array in the shared memory
 
 
 class WorkerError(RuntimeError):
@@ -45,7 +46,7 @@ class VectorStep(NamedTuple):
     next_observation: NDArray[np.float32]  # [S, K, N, O], where this transition led, also at an episode's end
     reward: NDArray[np.float32]  # [S, K, N]
     terminated: NDArray[np.bool_]  # [S, K, N]
-    truncated: NDArray[np.bool_]  # [S, K, N], the horizon was reached and the episode not terminated
+    truncated: NDArray[np.bool_]  # [S, K, N], broken off, at the horizon or by the environment, and not terminated
     success: NDArray[np.bool_]  # [S, K, N], at any step of the episode so far, this one included
     episode_return: NDArray[np.float64]  # [S, K, N], rewards of the episode so far, this one included
 
@@ -57,6 +58,56 @@ class SharedArrays(NamedTuple):
     # Two, used in turn: the parent reads the results of a step while the workers write those of the next.
     steps: tuple[VectorStep, VectorStep]
     current: NDArray[np.int64]  # [max(workers, 1)], the environment at work (a flat index), or -1
+
+
+class WorkerMemory(Protocol):
+    """Arrays in the memory that the parent and all workers map."""
+
+    @property
+    def current(self) -> NDArray[np.int64]:
+        """[max(workers, 1)], the environment at work, or -1; lets the parent name the culprit of a crash or a hang."""
+
+
+class WorkerLayout(Protocol):
+    """Which arrays there are, and where."""
+
+    @property
+    def workers(self) -> int:
+        """The number of worker processes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory needed."""
+
+    def map(self, memory: mmap.mmap) -> Any:
+        """Lay the arrays over the memory."""
+
+
+class WorkerGroup(Protocol):
+    """The environments of one worker, where they are stepped."""
+
+    def run(self, operation: str, *arguments: Any) -> Any:
+        """Call a method by name; WorkerError that names the environment where it raises."""
+
+    def close(self) -> None:
+        """Close the environments."""
+
+
+class WorkerAssignment(Protocol):
+    """The work of one worker; picklable."""
+
+    @property
+    def layout(self) -> WorkerLayout: ...
+
+    @property
+    def worker(self) -> int:
+        """The number of the worker."""
+
+    def name(self, current: int = -1) -> str:
+        """Name an environment, or all of this worker where it is -1."""
+
+    def group(self, arrays: Any) -> WorkerGroup:
+        """The environments, not yet built, on arrays of the layout."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +122,16 @@ class Layout:
     @property
     def size(self) -> int:
         """Bytes of memory needed."""
-        return sum(_padded(shape, dtype) for shape, dtype in self._fields())
+        return memory_size(self._fields())
 
     def map(self, memory: mmap.mmap) -> SharedArrays:
         """Lay the arrays over the memory."""
-        arrays = _place(self._fields(), memory)
+        arrays = place_arrays(self._fields(), memory)
         action = next(arrays)
         first, second = (VectorStep(*(next(arrays) for _ in VectorStep._fields)) for _ in STEP)
         return SharedArrays(action, (first, second), next(arrays))
 
-    def _fields(self) -> list[tuple[tuple[int, ...], DTypeLike]]:
+    def _fields(self) -> list[Field]:
         observation = ((*self.shape, self.observation_size), np.float32)
         flags = [(self.shape, np.bool_)] * 3
         step = [observation, observation, (self.shape, np.float32), *flags, (self.shape, np.float64)]
@@ -98,6 +149,12 @@ class Assignment:
     goals: str
     layout: Layout
     worker: int
+
+    def group(self, arrays: SharedArrays) -> WorkerGroup:
+        """The environments, not yet built."""
+        from mtrl_conic.envs.worker import Group  # which imports this module
+
+        return Group(self, arrays)
 
     def name(self, current: int = -1) -> str:
         """Name the environment with that flat index, or all of this worker where it is -1."""
@@ -160,7 +217,13 @@ def _padded(shape: tuple[int, ...], dtype: DTypeLike) -> int:
     return -(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
-def _place(fields: Sequence[tuple[tuple[int, ...], DTypeLike]], memory: mmap.mmap) -> Iterator[NDArray[Any]]:
+def memory_size(fields: Sequence[Field]) -> int:
+    """Bytes of memory for arrays of these shapes and types, each on a cache line of its own."""
+    return sum(_padded(*field) for field in fields)
+
+
+def place_arrays(fields: Sequence[Field], memory: mmap.mmap) -> Iterator[NDArray[Any]]:
+    """The arrays, one after the other over the memory."""
     offset = 0
     for shape, dtype in fields:
         yield np.ndarray(shape, dtype, memory, offset)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_conic.envs.base import EnvStep, State
+from mtrl_conic.envs.base import Camera, EnvStep, State
 
 HORIZON = 500
 OBSERVATION_SIZE = 39
@@ -89,3 +89,9 @@ class ShippedTaskEnv:
     def close(self) -> None:
         """Release the renderer, where there is one."""
         self.env.close()
+
+    def camera(self, size: int) -> Camera:
+        """What draws the arm, in pictures of `size` × `size` pixels."""
+        from mtrl_conic.envs.cameras import MetaWorldCamera
+
+        return MetaWorldCamera(self.model, self.data, size)

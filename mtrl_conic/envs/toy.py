@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_conic.envs.base import EnvStep, State
+from mtrl_conic.envs.base import Camera, EnvStep, State
+from mtrl_conic.envs.environments import Environments, chosen_tasks
 
 _STEP = 0.1  # the farthest an axis moves in a step
 SUCCESS_RADIUS = 0.12  # of success
@@ -17,6 +19,32 @@ SUCCESS_RADIUS = 0.12  # of success
 # Sign of the motion that a positive action causes, and the velocity that survives a step. The first two
 # tasks want opposite actions in the same place.
 _DYNAMICS = {"direct": (1.0, 0.0), "mirrored": (-1.0, 0.0), "damped": (1.0, 0.5)}
+
+
+class Toy(Environments):
+    """The tasks of a `ToySpec`.
+
+    Args:
+        tasks: some of "direct", "mirrored" and "damped", by default all.
+    """
+
+    def __init__(self, tasks: Sequence[str] | None = None) -> None:
+        self._spec = ToySpec(chosen_tasks(tasks, tuple(_DYNAMICS), "the toy's"))
+        self.tasks = self._spec.tasks
+        self.observation_size, self.action_size = ToySpec.observation_size, ToySpec.action_size
+        self.horizon, self.num_goals = self._spec.horizon, self._spec.num_goals
+
+    def setup(self) -> ToySpec:
+        """What the vector builds the environments from."""
+        return self._spec
+
+    def title(self, name: str) -> str:
+        """A heading for reports and evaluations."""
+        return "Toy environment" if name == "toy" else f"{name}, toy environment"
+
+    def drawn_by_mujoco(self) -> bool:
+        """They draw themselves."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,12 @@ class ToyEnv:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def camera(self, size: int) -> Camera:
+        """What draws the point, in pictures of `size` × `size` pixels."""
+        from mtrl_conic.envs.cameras import ToyCamera
+
+        return ToyCamera(size, SUCCESS_RADIUS)
 
     def _move(self, position: float, velocity: float, force: float) -> tuple[float, float]:
         force = self._sign * min(max(force, -1.0), 1.0)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
-import os
-import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -15,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvSpec, State
-from mtrl_conic.envs.process import LocalWorker, ProcessWorker, Worker, check_picklable, end_workers
-from mtrl_conic.envs.shared import Assignment, Layout, Place, VectorStep, WorkerError
+from mtrl_conic.envs.pool import WorkerPool
+from mtrl_conic.envs.process import check_picklable
+from mtrl_conic.envs.shared import Assignment, Layout, Place, SharedArrays, VectorStep, WorkerError
 
-__all__ = ["VectorEnv", "VectorStep", "WorkerError"]
-
-_GRACE = 5.0  # seconds for workers to close their environments
+__all__ = ["VectorEnv", "VectorStep", "WorkerError", "unstored_tasks"]
 
 
 class VectorEnv:
@@ -62,13 +57,13 @@ class VectorEnv:
             Assignment(spec, self._seeds, places, goals, layout, worker)
             for worker, places in enumerate(_deal(self.shape, max(workers, 1)))
         ]
-        self._workers: list[Worker] = []
-        self._processes: list[ProcessWorker] = []
+        if workers > 0:
+            check_picklable(spec, self._assignments[0])
         self._half = 0  # of the step memory, where the next results go
         self._phase: Literal["new", "busy", "ready", "stepping", "closed"] = "new"
-        # Also runs when the interpreter exits without `close`.
-        self._finalizer = weakref.finalize(self, end_workers, self._processes, grace=_GRACE)
-        self._start(layout, in_processes=workers > 0, timeout=timeout)
+        self._pool = WorkerPool(self._assignments, workers > 0, timeout)
+        self._arrays: SharedArrays = self._pool.arrays
+        self._workers, self._processes = self._pool.workers, self._pool.processes
 
     def reset(self) -> NDArray[np.float32]:
         """Start all episodes anew.
@@ -157,7 +152,7 @@ class VectorEnv:
         states = dict(zip(np.ndindex(self.shape), state["envs"], strict=True))
         half = self._flip()
         self._phase = "busy"
-        self._guard(self._request_states, states, half)
+        self._request_states(states, half)
         self._reply_all()
         self._phase = "ready"
         return self._arrays.steps[half].observation
@@ -167,10 +162,7 @@ class VectorEnv:
         if self._phase == "closed":
             return
         self._phase = "closed"
-        self._finalizer()
-        for worker in self._workers:
-            if isinstance(worker, LocalWorker):
-                worker.close()
+        self._pool.close()
 
     def __enter__(self) -> VectorEnv:
         return self
@@ -180,46 +172,22 @@ class VectorEnv:
     ) -> None:
         self.close()
 
-    def _start(self, layout: Layout, in_processes: bool, timeout: float) -> None:
-        if in_processes:
-            check_picklable(self._assignments[0])
-        fd = _anonymous_file(layout.size)
-        try:
-            # A mapping without a name: nothing is left behind however the processes end.
-            self._arrays = layout.map(mmap.mmap(fd, layout.size))
-            self._arrays.current[...] = -1
-            for assignment in self._assignments:
-                self._guard(self._add_worker, assignment, fd if in_processes else None, timeout)
-        finally:
-            os.close(fd)
-        self._reply_all()
-
-    def _add_worker(self, assignment: Assignment, fd: int | None, timeout: float) -> None:
-        if fd is None:
-            self._workers.append(LocalWorker(assignment, self._arrays))
-        else:
-            process = ProcessWorker(assignment, self._arrays, fd, timeout)
-            self._processes.append(process)
-            self._workers.append(process)
-
     def _request_all(self, operation: str, *arguments: Any) -> None:
-        for worker in self._workers:
-            self._guard(worker.request, operation, *arguments)
+        self._guard(self._pool.request_all, operation, *arguments)
 
     def _request_states(self, states: dict[Place, State], half: int) -> None:
-        for worker, assignment in zip(self._workers, self._assignments, strict=True):
-            worker.request("set_state", {place: states[place] for place in assignment.places}, half)
+        each = [({place: states[place] for place in assignment.places}, half) for assignment in self._assignments]
+        self._guard(self._pool.request_each, "set_state", each)
 
     def _reply_all(self) -> list[Any]:
-        return [self._guard(worker.reply) for worker in self._workers]
+        return self._guard(self._pool.reply_all)
 
     def _guard(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call; if that fails, end all workers, since they no longer agree on the step."""
+        """Call the pool, which ends all workers where one fails."""
         try:
             return function(*arguments)
         except Exception:
             self._phase = "closed"
-            end_workers(self._processes, grace=0.0)
             raise
 
     def _flip(self) -> int:
@@ -238,6 +206,13 @@ class VectorEnv:
             raise RuntimeError(_HINTS[self._phase])
 
 
+def unstored_tasks(state: State) -> list[str]:
+    """The tasks whose environments have no state in one of `VectorEnv.get_state`: their episodes will start anew."""
+    per_task, tasks = state["num_envs_per_task"], state["tasks"]
+    numbers = {index // per_task % len(tasks) for index, env in enumerate(state["envs"]) if env["env"] is None}
+    return [tasks[number] for number in sorted(numbers)]
+
+
 _HINTS = {
     "new": "the episodes have not started: call reset or set_state first",
     "ready": "no step is under way: call send first",
@@ -251,17 +226,6 @@ def _deal(shape: Place, workers: int) -> list[tuple[Place, ...]]:
     """Deal the environments out task by task: tasks cost different times, copies of one task the same."""
     places = sorted(np.ndindex(shape), key=lambda place: (place[1], place[0], place[2]))
     return [tuple(places[worker::workers]) for worker in range(workers)]
-
-
-def _anonymous_file(size: int) -> int:
-    """A file descriptor of `size` zero bytes that no name refers to."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("mtrl_conic")
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
-    return fd
 
 
 def _validate(

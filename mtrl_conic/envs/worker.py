@@ -25,7 +25,10 @@ from mtrl_conic.envs.shared import (
     Place,
     SharedArrays,
     VectorStep,
+    WorkerAssignment,
     WorkerError,
+    WorkerGroup,
+    WorkerMemory,
     receive_byte,
     receive_message,
     send_message,
@@ -56,11 +59,11 @@ class Episodes:
     def step(self, action: NDArray[np.float32], out: VectorStep) -> None:
         """Step, and start the next episode where this one ends."""
         place = self.place
-        observation, reward, terminated, success = self.env.step(action[place])
+        observation, reward, terminated, success, truncated = self.env.step(action[place])
         self._step += 1
         self._return += float(reward)
         self._success |= bool(success)
-        truncated = self._step >= self.env.horizon and not terminated
+        truncated = (truncated or self._step >= self.env.horizon) and not terminated
         out.next_observation[place] = observation
         out.reward[place] = reward
         out.terminated[place] = terminated
@@ -82,9 +85,13 @@ class Episodes:
         }
 
     def set_state(self, state: State, out: VectorStep) -> None:
-        """Continue from a state of `get_state`."""
-        self.env.set_state(state["env"])
+        """Continue from a state of `get_state`; where the environment had none to store its episode starts anew."""
         self._generator.bit_generator.state = state["generator"]
+        if state["env"] is None:
+            self._goal = state["goal"]
+            out.observation[self.place] = self._next_episode()
+            return
+        self.env.set_state(state["env"])
         self._start(state["goal"], state["step"], state["return"], state["success"])
         out.observation[self.place] = state["observation"]
 
@@ -103,7 +110,26 @@ class Episodes:
         self._success = success
 
 
-class Group:
+class NamedWork:
+    """Runs methods by name, and says which environment was at work when one fails."""
+
+    def __init__(self, assignment: WorkerAssignment, arrays: WorkerMemory) -> None:
+        self._named = assignment
+        self._current = arrays.current[assignment.worker : assignment.worker + 1]
+
+    def run(self, operation: str, *arguments: Any) -> Any:
+        """Call a method by name; what an environment raises becomes a WorkerError that names it."""
+        try:
+            return getattr(self, operation)(*arguments)
+        except Exception as error:
+            line = traceback.format_exception_only(error)[-1].strip()
+            name = self._named.name(int(self._current[0]))
+            failure = WorkerError(f"{name}: {operation} failed: {line}")
+            failure.add_note(traceback.format_exc())
+            raise failure from error
+
+
+class Group(NamedWork):
     """The environments of one worker; works in the worker's process or in the parent's own.
 
     Args:
@@ -112,22 +138,11 @@ class Group:
     """
 
     def __init__(self, assignment: Assignment, arrays: SharedArrays) -> None:
+        super().__init__(assignment, arrays)
         self._assignment = assignment
         self._arrays = arrays
-        self._current = arrays.current[assignment.worker : assignment.worker + 1]
         self._members: list[Episodes] = []
         self._observation = arrays.steps[0].observation  # of the last step, reset or loaded state
-
-    def run(self, operation: str, *arguments: Any) -> Any:
-        """Call a method by name; what an environment raises becomes a WorkerError that names it."""
-        try:
-            return getattr(self, operation)(*arguments)
-        except Exception as error:
-            line = traceback.format_exception_only(error)[-1].strip()
-            name = self._assignment.name(int(self._current[0]))
-            failure = WorkerError(f"{name}: {operation} failed: {line}")
-            failure.add_note(traceback.format_exc())
-            raise failure from error
 
     def build(self) -> None:
         """Make the environments."""
@@ -183,8 +198,8 @@ def main(socket_fd: int, memory_fd: int) -> None:
     """Serve the parent until it asks to quit or is gone.
 
     Args:
-        socket_fd: one end of a socket pair; the first message is the `Assignment`.
-        memory_fd: a file with the memory of `Assignment.layout`.
+        socket_fd: one end of a socket pair; the first message is the assignment.
+        memory_fd: a file with the memory of its layout.
     """
     # Only the parent decides what a signal means, also where a cluster sends it to all processes of a job. It may still
     # want the state of the environments; when it is gone this process ends.
@@ -201,10 +216,10 @@ def main(socket_fd: int, memory_fd: int) -> None:
         os._exit(1)  # the parent is gone
 
 
-def _prepare(connection: socket.socket, memory_fd: int) -> Group:
+def _prepare(connection: socket.socket, memory_fd: int) -> WorkerGroup:
     connection.recv(1)
     try:
-        assignment: Assignment = receive_message(connection)
+        assignment: WorkerAssignment = receive_message(connection)
     except (EOFError, ConnectionError):
         raise
     except Exception as error:  # for instance, the spec's module cannot be imported here
@@ -213,10 +228,10 @@ def _prepare(connection: socket.socket, memory_fd: int) -> Group:
         raise SystemExit(1) from None
     memory = mmap.mmap(memory_fd, assignment.layout.size)
     os.close(memory_fd)
-    return Group(assignment, assignment.layout.map(memory))
+    return assignment.group(assignment.layout.map(memory))
 
 
-def _serve(connection: socket.socket, group: Group) -> None:
+def _serve(connection: socket.socket, group: WorkerGroup) -> None:
     while True:
         command = receive_byte(connection, _PATIENCE)
         if command == QUIT:
@@ -231,7 +246,7 @@ def _serve(connection: socket.socket, group: Group) -> None:
             send_message(connection, MESSAGE, answer)
 
 
-def _obey(connection: socket.socket, group: Group, command: bytes) -> Any:
+def _obey(connection: socket.socket, group: WorkerGroup, command: bytes) -> Any:
     if command in STEP:
         return group.run("step", STEP.index(command))
     if command == MESSAGE:
@@ -249,6 +264,8 @@ def _exit_with_parent(fd: int) -> None:
 
 
 def _check(env: TaskEnv, spec: EnvSpec) -> None:
-    for name in ("observation_size", "action_size", "horizon", "num_goals"):
+    for name in ("observation_size", "action_size", "num_goals"):
         if getattr(env, name) != getattr(spec, name):
             raise ValueError(f"{name} is {getattr(env, name)}, but {getattr(spec, name)} in the spec")
+    if not 1 <= env.horizon <= spec.horizon:
+        raise ValueError(f"horizon is {env.horizon}, but must be from 1 to {spec.horizon}, the one of the spec")

@@ -118,7 +118,7 @@ class MultiTaskBackward:
             self.check_replicas()
         memory = self.combiner.snapshot()
         try:
-            if self.combiner.requires != "losses" and self.combiner.needs_jacobian():
+            if self.combiner.needs_jacobian():
                 self._add_rows(parts, stacked)
                 self.finite = self._combine()
             elif self._pending:

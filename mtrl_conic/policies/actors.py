@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.agents.protocol import Agent
-from mtrl_conic.envs import task_names
 from mtrl_conic.runs.checkpoint import UNSEALED, Checkpoints, is_sealed, read_file
 from mtrl_conic.settings.compose import load_stored, typed
 from mtrl_conic.settings.errors import ConfigError, first_line
@@ -43,7 +42,7 @@ class Actors:
     """
 
     def __init__(self, config: TrainConfig, weights: Weights, seeds: Sequence[int]) -> None:
-        self.tasks, self.seeds, self.step = task_names(config.env), list(seeds), weights.step
+        self.tasks, self.seeds, self.step = config.make_environments().tasks, list(seeds), weights.step
         setting = replace(config.setting(), seeds=self.seeds)
         self.device, self.observation_size = torch.device(setting.device), setting.observation_size
         rows, agent = [_row(config.seeds, seed) for seed in self.seeds], config.make_agent()
@@ -90,11 +89,9 @@ def stored_config(run: str | Path) -> TrainConfig:
     try:
         config = typed(load_stored(Path(run).expanduser(), "run"))
         config.make_agent()
-        task_names(config.env)
+        config.make_environments()
     except ConfigError as error:
         raise error if str(error).startswith("run=") else ConfigError(f"run={run}: config.yaml: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"run={run}: config.yaml: {error}") from error
     if not config.seeds:
         raise ConfigError(f"run={run}: config.yaml: it has no seeds")
     return config

@@ -10,9 +10,11 @@ from typing import Any
 from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.evaluation import Evaluation
 from mtrl_conic.policies.actors import Weights
-from mtrl_conic.settings.schema import TrainConfig
+from mtrl_conic.settings.schema import VECTOR_KEYS, TrainConfig
 from mtrl_conic.system.provenance import provenance
 
+# Settings that say nothing about what is measured; the tasks have a place of their own.
+_NO_PROTOCOL = {*VECTOR_KEYS, "_target_", "tasks"}
 _SHOWN_VERSIONS = ("mtrl_conic", "metaworld", "mujoco", "torch")
 
 
@@ -34,6 +36,7 @@ def facts(
         "combiner": config.combiner,
         **({"combiners": config.combiners} if config.combiners else {}),
         "choices": config.choices,
+        "title": config.make_environments().title(config.env_name),
         "protocol": protocol(config, spec, episodes),
         "tasks": list(spec.tasks),
         "seeds": list(seeds),
@@ -44,34 +47,20 @@ def facts(
 
 def results(known: dict[str, Any], result: Evaluation) -> dict[str, Any]:
     """What was measured: means over seeds, and for each seed a line like those of `evaluations.jsonl`."""
-    by_task = lambda values: dict(zip(known["tasks"], values.tolist(), strict=True))  # noqa: E731
+    tasks = known["tasks"]
     return {
         "success_rate": float(result.success_rate.mean()),
-        "success": by_task(result.success_rate.mean(0)),
-        "return": by_task(result.episode_return.mean(0)),
-        "evaluations": [
-            {
-                "step": known["step"],
-                "seed": seed,
-                "success_rate": float(result.success_rate[row].mean()),
-                "success": by_task(result.success_rate[row]),
-                "return": by_task(result.episode_return[row]),
-                "episodes": result.episodes,
-            }
-            for row, seed in enumerate(known["seeds"])
-        ],
+        "success": dict(zip(tasks, result.success_rate.mean(0).tolist(), strict=True)),
+        "return": dict(zip(tasks, result.episode_return.mean(0).tolist(), strict=True)),
+        "evaluations": result.lines(known["step"], known["seeds"], tasks),
     }
 
 
 def protocol(config: TrainConfig, spec: EnvSpec, episodes: int) -> dict[str, Any]:
     """What two evaluations must share to stand in one table."""
-    env = config.env
-    facts: dict[str, Any] = {"env": env.name, "horizon": spec.horizon, "goals": spec.num_goals, "episodes": episodes}
-    facts |= {"policy": "deterministic", "success": "any step"}
-    if env.name == "toy":
-        return facts
-    facts |= {"reward_version": env.reward_version, "goal_seed": env.goal_seed, "fast": env.fast}
-    return facts | ({"task": env.task} if env.name == "mt1" else {})
+    own = {key: value for key, value in config.env.items() if value is not None and key not in _NO_PROTOCOL}
+    facts = {"env": config.env_name, "horizon": spec.horizon, "goals": spec.num_goals, "episodes": episodes}
+    return facts | {"policy": "deterministic", "success": "any step"} | own
 
 
 def method(known: dict[str, Any]) -> str:
@@ -85,12 +74,10 @@ def heading(known: dict[str, Any]) -> str:
     goals = min(shared["goals"], shared["episodes"])
     plural = "s" if shared["episodes"] > 1 else ""
     which = f"goals 0 to {goals - 1}" if goals > 1 else "goal 0"
-    kind = f", reward {shared['reward_version']}, goal seed {shared['goal_seed']}" if "goal_seed" in shared else ""
-    name = " ".join(shared[key] for key in ("env", "task") if key in shared)
     lines = [
         f"run         {known['run']} ({method(known)})",
         f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} a task",
-        f"protocol    {name}{kind}; {shared['episodes']} episode{plural} per task and seed on {which},",
+        f"protocol    {known['title']}; {shared['episodes']} episode{plural} per task and seed on {which},",
         "            deterministic policy, success at any step",
         "versions    " + ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS),
         *_differences(known),
@@ -102,21 +89,6 @@ def _differences(known: dict[str, Any]) -> list[str]:
     now, then = known["provenance"]["versions"], known["trained_with"] or {}
     changed = [f"{name} {then[name]}" for name in _SHOWN_VERSIONS if name in then and then[name] != now[name]]
     return [f"note        trained with {', '.join(changed)}"] if changed else []
-
-
-def table(record: dict[str, Any]) -> str:
-    """Success rates by task (rows) and seed, and the mean return."""
-    several = len(record["seeds"]) > 1
-    width = max(map(len, (*record["tasks"], "success rate")))
-    heads = [f"seed {seed}" for seed in record["seeds"]] + (["mean"] if several else [])
-    rows = [["success rate", *heads, "return"]]
-    for task in record["tasks"]:
-        values = [line["success"][task] for line in record["evaluations"]]
-        values += [record["success"][task]] if several else []
-        rows.append([task, *(f"{value:.2f}" for value in values), f"{record['return'][task]:.1f}"])
-    means = [line["success_rate"] for line in record["evaluations"]] + ([record["success_rate"]] if several else [])
-    rows.append(["mean", *(f"{value:.3f}" for value in means), ""])
-    return "".join(row[0].ljust(width) + "".join(cell.rjust(10) for cell in row[1:]).rstrip() + "\n" for row in rows)
 
 
 def _trained_with(run: Path) -> dict[str, Any] | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrl_conic.report.options import Options, find_runs, parse
-from mtrl_conic.runs.files import WriteError, check_disk, write_whole
+from mtrl_conic.runs.files import WriteError, write_whole
+from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.system import console
 
@@ -64,7 +64,7 @@ def _report(options: Options, folders: list[Path], notes: list[str], arguments: 
     if not found:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise ConfigError(f"runs={options.runs}: nothing that can be used; {notes[0]}{more}")
-    _make_folder(options.out)
+    check_folder("out", options.out)
     earlier = ", in place of an earlier one" if (options.out / "index.html").exists() else ""
     command = shlex.join(["python", "-m", "mtrl_conic.report", *arguments])
     _write(options, found, notes, command, len(folders))
@@ -72,15 +72,6 @@ def _report(options: Options, folders: list[Path], notes: list[str], arguments: 
         print(f"note: {note}", file=sys.stderr)
     print(f"report of {len(folders)} run folder{'s' * (len(folders) > 1)}: {options.out / 'index.html'}{earlier}")
     return 0
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        check_disk(out, error)
-        raise ConfigError(f"out={out}: cannot be written ({error.strerror})") from error
 
 
 def _write(options: Options, found: list[Section], notes: list[str], command: str, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def _over_time(section: Section, colours: Colours, name: str) -> Picture | None:
             continue
         last = ", ".join(f"{label} {values[-1].mean():.2f}" for label, (_, values) in having.items())
         alt = f"{_ABOUT[name]} {network.capitalize()}, over environment steps. At the end: {last}."
-        draw = lambda axis, found=having: _lines(axis, found, colours, name)  # noqa: E731
+        draw = partial(_lines, found=having, colours=colours, name=name)
         panels.append(Panel(f"{name.capitalize()}, {network}", alt, draw))
     if not panels:
         return None

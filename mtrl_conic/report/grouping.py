@@ -23,9 +23,9 @@ class Method:
         seeds: the S seeds that count.
         steps: [T] environment steps per task, the last being the one whose numbers are called final.
         success: [T, S, K].
-        episodes: [T, S] a task.
+        episodes: [T, S] per task.
         wall_seconds: [T, S], NaN where not recorded.
-        budget: the steps a task that were asked for.
+        budget: the steps per task that were asked for.
     """
 
     label: str
@@ -92,10 +92,10 @@ def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[S
     for run in runs:
         by_protocol.setdefault(tuple(protocol.protocol_of(run).items()), []).append(run)
     found: list[Section] = []
-    for key, members in by_protocol.items():
-        tasks = members[0].tasks
-        section = Section(protocol.title(dict(key), tasks), protocol.sentence(dict(key), tasks), "", tasks)
-        section.slug = _unique(protocol.slug(dict(key)), [other.slug for other in found])
+    for members in by_protocol.values():
+        first, tasks = members[0], members[0].tasks
+        section = Section(protocol.title(first), protocol.sentence(first), "", tasks)
+        section.slug = _unique(protocol.slug(first), [other.slug for other in found])
         section.methods = _methods(members, tasks, limit, notes)
         if section.methods:
             found.append(section)
@@ -156,7 +156,7 @@ def _method(
     limit: int | None,
     notes: list[str],
 ) -> Method | None:
-    chosen = _one_a_seed(label, runs, notes)
+    chosen = _one_per_seed(label, runs, notes)
     curves = {seed: _in_task_order(run, seed, tasks) for seed, run in sorted(chosen.items())}
     budget = max(run.budget for run in chosen.values())
     seeds = [seed for seed, curve in curves.items() if curve.steps[-1] >= (limit or budget)] or list(curves)
@@ -180,7 +180,7 @@ def _method(
     )
 
 
-def _one_a_seed(label: str, runs: list[Run], notes: list[str]) -> dict[int, Run]:
+def _one_per_seed(label: str, runs: list[Run], notes: list[str]) -> dict[int, Run]:
     """The run that counts for each seed: the one that went farthest, and of those the one started last."""
     chosen: dict[int, Run] = {}
     for run in runs:

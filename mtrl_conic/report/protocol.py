@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mtrl_conic.envs import EnvConfig
+from mtrl_conic.envs.environments import Environments
 from mtrl_conic.report.reading import Run
 from mtrl_conic.settings import paths
-from mtrl_conic.settings.parts import with_defaults
+from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.parts import arguments_of, build, with_defaults
 
 Settings = dict[str, str]
 
@@ -23,11 +23,19 @@ def protocol_of(run: Run) -> Settings:
     """What must be equal for two runs to share a table: all settings of the environments, and the tasks.
 
     Settings that a run's version did not know yet have their defaults; those that only change the speed are left out.
-    A setting added to `EnvConfig` is part of it without a change here.
     """
-    env = _with_defaults(run.config["env"], EnvConfig)
+    env = with_defaults(run.config["env"])
     found = {f"env.{key}": _text(value) for key, value in env.items() if key not in _EXECUTION}
-    return found | {"tasks": ", ".join(sorted(run.tasks))}
+    if not isinstance(env.get("tasks"), dict):  # a mapping says what each task is, a list no more than the tasks below
+        found.pop("env.tasks", None)
+    return {"env": env_name(run), **found, "tasks": ", ".join(sorted(run.tasks))}
+
+
+def env_name(run: Run) -> str:
+    """The name of the environments' yaml file, or their class where there is none."""
+    choices = run.config.get("choices")
+    chosen = choices.get("env") if isinstance(choices, dict) else None
+    return chosen if isinstance(chosen, str) else str(run.config["env"]["_target_"]).rpartition(".")[2]
 
 
 def method_of(run: Run) -> Settings:
@@ -150,65 +158,37 @@ def _short(key: str) -> str:
     return key if key.endswith("._target_") or ".combiner." in key else key.rpartition(".")[2]
 
 
-def title(protocol: Mapping[str, str], tasks: tuple[str, ...]) -> str:
+def title(run: Run) -> str:
     """A heading such as "MT10, Meta-World V3, reward v2, goal seed 0"."""
-    name = protocol["env.name"]
-    if name == "toy":
-        return "Toy environment"
-    words = [name.upper(), "Meta-World V3", f"reward {protocol['env.reward_version']}"]
-    if len(tasks) == 1:
-        words.insert(1, tasks[0])
-    return ", ".join([*words, f"goal seed {protocol['env.goal_seed']}"])
+    environments = _environments(run)
+    return env_name(run) if environments is None else environments.title(env_name(run))
 
 
-def sentence(protocol: Mapping[str, str], tasks: tuple[str, ...]) -> str:
+def sentence(run: Run) -> str:
     """The protocol in words, with the lengths and sizes of the environments where this version knows them."""
-    known = _sizes(protocol["env.name"], protocol)
-    extra = [
-        f"{key.removeprefix('env.')} {value}"
-        for key, value in protocol.items()
-        if key.startswith("env.") and key not in ("env.name", *_SAID) and value != "null"
-    ]
-    said = [] if protocol["env.name"] == "toy" else [f"reward {protocol['env.reward_version']}"]
-    return ", ".join([f"{len(tasks)} task{'s' * (len(tasks) > 1)}", *said, *known, *extra])
+    environments, env = _environments(run), run.config["env"]
+    known = {*_EXECUTION, "_target_", "tasks", *(() if environments is None else arguments_of(env["_target_"]))}
+    others = [f"{key} {_text(value)}" for key, value in env.items() if key not in known and value is not None]
+    facts = [] if environments is None else environments.facts()
+    return ", ".join([f"{len(run.tasks)} task{'s' * (len(run.tasks) > 1)}", *facts, *others])
 
 
-_SAID = ("env.reward_version", "env.goal_seed", "env.horizon", "env.task")
-
-
-def _sizes(name: str, protocol: Mapping[str, str]) -> list[str]:
-    if name == "toy":
-        from mtrl_conic.envs.toy import ToySpec
-
-        spec = ToySpec()
-        goals, horizon, observed = spec.num_goals, spec.horizon, spec.observation_size
-        seeded = ""
-    else:
-        from mtrl_conic.envs import metaworld
-
-        goals, horizon, observed = metaworld.NUM_GOALS, metaworld.HORIZON, metaworld.OBSERVATION_SIZE
-        seeded = f" (goal seed {protocol['env.goal_seed']})"
-    steps = protocol.get("env.horizon", horizon)
-    return [
-        f"{goals} goals per task{seeded}, one drawn at each reset of training",
-        f"episodes of {steps} steps",
-        f"{observed} numbers observed",
-    ]
-
-
-def slug(protocol: Mapping[str, str]) -> str:
+def slug(run: Run) -> str:
     """A folder name for the protocol's tables and pictures, such as "mt10_v2_goals0"."""
-    name = protocol["env.name"]
-    words = [name] if name == "toy" else [name, protocol["env.reward_version"], f"goals{protocol['env.goal_seed']}"]
-    if name == "mt1":
-        words.insert(1, protocol["env.task"])
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(words)).strip(".") or "protocol"
+    environments = _environments(run)
+    name = env_name(run) if environments is None else environments.file_name(env_name(run))
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".") or "protocol"
 
 
-def _with_defaults(stored: Mapping[str, Any], schema: Any) -> dict[str, Any]:
-    defaults = {entry.name: entry.default for entry in dataclasses.fields(schema)}
-    known = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
-    return known | dict(stored)
+def _environments(run: Run) -> Environments | None:
+    """Those of this package; of a user's own class, which is not imported for a report, and of another version None."""
+    env = run.config["env"]
+    known = arguments_of(env["_target_"])
+    try:
+        section = {key: value for key, value in env.items() if key == "_target_" or key in known}
+        return build(section, Environments, "env") if known else None
+    except ConfigError:
+        return None
 
 
 def _text(value: Any) -> str:

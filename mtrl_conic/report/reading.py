@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from mtrl_conic.settings import older
 from mtrl_conic.settings.aliases import upgraded
 
 Array = NDArray[np.float64]
@@ -29,17 +30,19 @@ class Curve:
     Args:
         steps: [T] environment steps per task.
         success: [T, K] share of episodes with success.
+        returns: [T, K] mean return, NaN where not recorded.
         episodes: [T] episodes per task.
         wall_seconds: [T] seconds of training so far, NaN where not recorded.
     """
 
     steps: NDArray[np.int64]
     success: Array
+    returns: Array
     episodes: NDArray[np.int64]
     wall_seconds: Array
 
 
-Trace = tuple[NDArray[np.int64], Array]  # steps [T], values [T] or, one a task, [T, K]
+Trace = tuple[NDArray[np.int64], Array]  # steps [T], values [T] or, one per task, [T, K]
 
 
 @dataclass
@@ -93,10 +96,10 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any] | None:
         notes.append(f"config.yaml is missing; {left_out}")
         return None
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
+        config = older.settings(OmegaConf.to_container(OmegaConf.load(path)))
         usable = (
             isinstance(config, dict)
-            and isinstance(config["env"]["name"], str)
+            and isinstance(config["env"]["_target_"], str)
             and isinstance(config["combiner"]["_target_"], str)
             and int(config["steps_per_task"]) > 0
             and all(isinstance(seed, int) for seed in config["seeds"])
@@ -205,12 +208,18 @@ def _curve(by_step: dict[int, dict[str, Any]], tasks: tuple[str, ...]) -> Curve:
     steps = sorted(by_step)
     lines = [by_step[step] for step in steps]
     wall = [line.get("wall_seconds") for line in lines]
+    returns = [line["return"] if isinstance(line.get("return"), dict) else {} for line in lines]
     return Curve(
         np.array(steps),
         np.array([[line["success"][task] for task in tasks] for line in lines], dtype=float),
+        np.array([[_number(line.get(task)) for task in tasks] for line in returns]),
         np.array([line["episodes"] for line in lines]),
-        np.array([value if _is_number(value) else math.nan for value in wall], dtype=float),
+        np.array([_number(value) for value in wall]),
     )
+
+
+def _number(value: Any) -> float:
+    return float(value) if _is_number(value) else math.nan
 
 
 def _metrics(path: Path, tasks: tuple[str, ...], notes: list[str]) -> dict[int, dict[str, Trace]]:

@@ -126,7 +126,7 @@ def _device(piece: dict[str, Any]) -> str:
     return f"{piece.get('device', '?')}, {piece.get('cores', '?')} cores, {piece.get('torch_threads', '?')} threads"
 
 
-def seeds_a_run(method: Method) -> str:
+def seeds_per_run(method: Method) -> str:
     """How many seeds the runs trained at once."""
     return ranges({len(run.config["seeds"]) for run in method.folders})
 
@@ -154,7 +154,7 @@ def origin(method: Method, section: Section) -> dict[str, str]:
         "evaluation episodes (during / final)": episodes_text(method),
         "evaluations": str(len(method.steps)),
         "seeds": seeds_text(method),
-        "seeds per run": seeds_a_run(method),
+        "seeds per run": seeds_per_run(method),
         **versions(method),
         "run folders": ", ".join(str(run.folder) for run in method.folders),
     }

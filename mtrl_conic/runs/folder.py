@@ -69,8 +69,9 @@ def _set_threads(config: TrainConfig, run_dir: Path) -> None:
 
 
 def _fresh_name(config: TrainConfig) -> Path:
-    method = config.combiner_name.replace("/", "_")  # it may be in a folder of the user's
-    stem = f"{config.env.name}_{method}_{datetime.now():%Y%m%d_%H%M%S}"
+    # Either may be in a folder of the user's.
+    env, method = (name.replace("/", "_") for name in (config.env_name, config.combiner_name))
+    stem = f"{env}_{method}_{datetime.now():%Y%m%d_%H%M%S}"
     candidates = (Path("runs", stem + suffix) for suffix in ("", *(f"_{n}" for n in range(2, 1000))))
     return next(path for path in candidates if not path.exists())
 

@@ -201,20 +201,10 @@ class RunLogger:
             halted: seeds that learn no more, and since which step; their lines say so and no board shows them.
         """
         halted = halted or {}
-        for row, seed in enumerate(self.seeds):
-            success = dict(zip(self.tasks, result.success_rate[row].tolist(), strict=True))
-            returns = dict(zip(self.tasks, result.episode_return[row].tolist(), strict=True))
-            line = {
-                "step": step,
-                "seed": seed,
-                "success_rate": float(result.success_rate[row].mean()),
-                "success": success,
-                "return": returns,
-                "episodes": result.episodes,
-                "wall_seconds": round(wall_seconds, 3),
-            }
-            if seed in halted:
-                line["halted"] = halted[seed]
+        for line in result.lines(step, self.seeds, self.tasks):
+            line["wall_seconds"] = round(wall_seconds, 3)
+            if line["seed"] in halted:
+                line["halted"] = halted[line["seed"]]
             self.evaluations.write(line)
         learning = np.array([seed not in halted for seed in self.seeds])
         values = {"eval/success_rate": np.where(learning, result.success_rate.mean(1), np.nan)}
@@ -225,7 +215,7 @@ class RunLogger:
         self.flush()
 
     def metrics(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
-        """Record training metrics, each [S] or, one a task, [S, K]; NaN stands for "nothing to report"."""
+        """Record training metrics, each [S] or, one per task, [S, K]; NaN stands for "nothing to report"."""
         flat: dict[str, NDArray[np.float64]] = {}
         for key, value in values.items():
             if value.ndim == 1:

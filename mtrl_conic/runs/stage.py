@@ -89,7 +89,7 @@ def check_length(config: TrainConfig, start: int | None = None) -> None:
         ConfigError: `steps_per_task` is too low.
     """
     assert config.run_dir is not None
-    run_dir, envs = Path(config.run_dir), config.env.num_envs_per_task
+    run_dir, envs = Path(config.run_dir), config.vector.num_envs_per_task
     evaluated = [line["step"] for line in _lines(run_dir, "evaluations")]
     step = max(Checkpoints(run_dir / "checkpoints").steps() or evaluated, default=0) if start is None else start
     end = -(-config.steps_per_task // envs) * envs  # vector steps are whole

@@ -24,7 +24,7 @@ OFFLINE_HINT = "WANDB_MODE=offline does without"
 
 @cache
 def check_access() -> None:
-    """See that the package is there and that it may write, without a question to the user; once a process.
+    """See that the package is there and that it may write, without a question to the user; once per process.
 
     Raises:
         RuntimeError: the package is not installed, or nobody is logged in; the message is one line.

@@ -101,6 +101,16 @@ def choice(*options: str) -> Reader:
     return read
 
 
+def listed(*options: str) -> Reader:
+    """Reads one or more of the options, separated by commas."""
+    one = choice(*options)
+
+    def read(value: str) -> list[str]:
+        return list(dict.fromkeys(map(one, value.split(","))))
+
+    return read
+
+
 def flag(value: str) -> bool:
     """Reads true or false."""
     if value.lower() not in ("true", "false"):

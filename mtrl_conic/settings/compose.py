@@ -15,11 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mtrl_conic.settings import explain, paths
+from mtrl_conic.settings import explain, older, paths
 from mtrl_conic.settings.aliases import shortened, upgraded
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.overrides import GROUPS, as_hydra_has_them, parse, quote
-from mtrl_conic.settings.schema import TrainConfig, validate
+from mtrl_conic.settings.schema import TrainConfig, validate, with_typed_vector
 
 CONFIG_DIR = paths.CONFIG_DIR
 
@@ -111,6 +111,8 @@ def load_stored(run_dir: Path, key: str = "resume") -> DictConfig:
     stored["run_dir"] = None
     if "choices" not in stored:
         stored["choices"] = _told_choices(stored)
+    if isinstance(env := explain.raw_value(stored, "env"), dict):
+        stored["env"] = older.environments(env)
     return stored
 
 
@@ -147,9 +149,10 @@ def typed(config: DictConfig, choices: Mapping[str, str] | None = None) -> Train
         _accept_whole_floats(plain, TrainConfig)
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), plain)
         result = OmegaConf.to_object(merged)
+        assert isinstance(result, TrainConfig)
+        result.env = with_typed_vector(result.env)
     except OmegaConfBaseException as error:
         raise ConfigError(explain.type_error(error, config)) from error
-    assert isinstance(result, TrainConfig)
     if not all(type(number) is int for number in result.seeds):  # OmegaConf lets lists in lists pass
         raise ConfigError(explain.no_list("seeds", result.seeds))
     result.choices = result.choices if choices is None else dict(choices)

@@ -13,14 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
-from mtrl_conic.envs import EnvConfig
+from mtrl_conic.envs.environments import VectorConfig
 from mtrl_conic.settings import paths
 from mtrl_conic.settings.aliases import ALIASES, shortened
 from mtrl_conic.settings.errors import first_line
 from mtrl_conic.settings.overrides import LISTS, must_be_list
 from mtrl_conic.settings.schema import EvalConfig, TrainConfig
 
-SECTIONS = {"env": EnvConfig, "eval": EvalConfig}
+SECTIONS = {"env": VectorConfig, "eval": EvalConfig}
 
 _SWEEP = 'pip install "mtrl_conic[sweep]"'
 _LAUNCHERS = {
@@ -84,7 +84,7 @@ def _own_combiner(key: str, settings: Mapping[str, Any]) -> str:
 
 def _unknown_in(path: Sequence[str], name: str, section: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
     group, place = path[-1], ".".join(path)
-    names = [str(each) for each in section if not str(each).startswith("_") and (group, each) != ("env", "name")]
+    names = [str(each) for each in section if not str(each).startswith("_")]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     others = [] if close else [f"{group}={option}" for option in paths.choices(group) if name in _names(group, option)]
     hint = f" (did you mean {place}.{close[0]}?)" if close else f"; {_have(others[:3])}" if others else ""

@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str], sweeps: bool = False, loader: ConfigLoader |
 
     Args:
         arguments: each `key=value`.
-        sweeps: several values a setting, and Hydra's own settings, may stand here.
+        sweeps: several values per setting, and Hydra's own settings, may stand here.
         loader: knows the choices that `glob(...)` stands for.
 
     Raises:
@@ -91,7 +91,7 @@ def _one_value(text: str, override: Override) -> str:
     if key in LISTS:
         return must_be_list(key, value)
     listed = f"; a list is {key}=[{value}]" if key.startswith("combiner.") and override.is_choice_sweep() else ""
-    return f"one value a setting{listed}; with --multirun each is a run of its own"
+    return f"one value per setting{listed}; with --multirun each is a run of its own"
 
 
 def must_be_list(key: str, value: str) -> str:

@@ -63,15 +63,19 @@ def with_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     return _defaults(str(section.get("_target_"))) | known
 
 
-def _defaults(target: str) -> dict[str, Any]:
+def arguments_of(target: str) -> Mapping[str, inspect.Parameter]:
+    """What the constructor of a class of this package takes; nothing of a user's own class, which is not imported."""
     module, _, name = target.rpartition(".")
     if not module.startswith("mtrl_conic."):
         return {}
     try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        return inspect.signature(getattr(importlib.import_module(module), name)).parameters
     except (ImportError, AttributeError, ValueError, TypeError):
         return {}  # of another version
-    return {key: entry.default for key, entry in parameters.items() if entry.default is not entry.empty}
+
+
+def _defaults(target: str) -> dict[str, Any]:
+    return {key: entry.default for key, entry in arguments_of(target).items() if entry.default is not entry.empty}
 
 
 def _is_part(value: Any) -> bool:

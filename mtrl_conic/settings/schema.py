@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from mtrl_conic.agents.protocol import Agent, Setting
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.trial import try_out
-from mtrl_conic.envs import EnvConfig, space_sizes, task_names
+from mtrl_conic.envs.environments import Environments, VectorConfig, check_environments
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.parts import build, placed
 from mtrl_conic.system import memory
 from mtrl_conic.system.cores import available_cores
+
+VECTOR_KEYS = tuple(entry.name for entry in fields(VectorConfig))
 
 
 @dataclass
@@ -33,7 +36,7 @@ class EvalConfig:
 class TrainConfig:
     """All settings of a training run; `configs/train.yaml` explains each."""
 
-    env: EnvConfig
+    env: dict[str, Any]  # `_target_`, its arguments, and those of `VectorConfig`
     seeds: list[int]
     steps_per_task: int
     metrics_every: int
@@ -70,33 +73,75 @@ class TrainConfig:
 
     def setting(self) -> Setting:
         """What the agent is set up for."""
-        tasks, sizes = task_names(self.env), space_sizes(self.env)
-        return Setting(
-            self.seeds, len(tasks), *sizes, self.env.num_envs_per_task, self.make_combiner, self.torch_device()
-        )
+        environments = self.make_environments()
+        sizes = (len(environments.tasks), environments.observation_size, environments.action_size)
+        num_envs = self.vector.num_envs_per_task
+        return Setting(self.seeds, *sizes, num_envs, self.make_combiner, self.torch_device())
+
+    def make_environments(self) -> Environments:
+        """The environments as configured, before anything large is built.
+
+        Raises:
+            ConfigError: they cannot be built with these settings.
+        """
+        own = {key: value for key, value in self.env.items() if key not in VECTOR_KEYS}
+        environments = build(own, Environments, "env")
+        try:
+            check_environments(environments)
+        except ValueError as error:
+            raise ConfigError(f"env: {first_line(error)}") from error
+        return environments
+
+    @property
+    def vector(self) -> VectorConfig:
+        """The settings of the vector that steps the environments."""
+        return VectorConfig(**{key: self.env[key] for key in VECTOR_KEYS if key in self.env})
 
     @property
     def combiner_name(self) -> str:
         """The name of its yaml file, or the class where a version before stored none."""
-        return self.choices.get("combiner") or str(self.combiner.get("_target_", "no combiner")).rpartition(".")[2]
+        return self.choices.get("combiner") or _class_name(self.combiner)
+
+    @property
+    def env_name(self) -> str:
+        """The name of the environments' yaml file, or the class where there is none."""
+        return self.choices.get("env") or _class_name(self.env)
 
     @property
     def num_envs(self) -> int:
         """Environments of all seeds and tasks."""
-        return len(self.seeds) * len(task_names(self.env)) * self.env.num_envs_per_task
+        return len(self.seeds) * len(self.make_environments().tasks) * self.vector.num_envs_per_task
 
     @property
     def workers(self) -> int:
         """Worker processes, the default filled in."""
-        if self.env.workers is None:
-            return min(available_cores(), self.num_envs)
-        return self.env.workers
+        workers = self.vector.workers
+        return min(available_cores(), self.num_envs) if workers is None else workers
 
     def torch_device(self) -> torch.device:
         """The device, "auto" resolved."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
+
+
+def _class_name(section: dict[str, Any]) -> str:
+    return str(section.get("_target_", "none")).rpartition(".")[2]
+
+
+@dataclass
+class _VectorSection:
+    """The part of the section `env` whose types are known; the rest is the class' own."""
+
+    env: VectorConfig = field(default_factory=VectorConfig)
+
+
+def with_typed_vector(env: dict[str, Any]) -> dict[str, Any]:
+    """The section with all settings of the vector; OmegaConf's errors where one is of another type."""
+    given = {"env": {key: env[key] for key in VECTOR_KEYS if key in env}}
+    section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(_VectorSection), given))
+    assert isinstance(section, _VectorSection)
+    return env | asdict(section.env)
 
 
 def validate(config: TrainConfig) -> None:
@@ -140,16 +185,12 @@ _RANGES = {
     "env.workers": (0, _MANY),
     "env.timeout": (0, 1_000_000),  # seconds; what waits for the workers counts milliseconds in 31 bits
     "threads": (1, 1024),
-    "env.goal_seed": (0, 2**32 - 1),  # all that the benchmark's generator takes
 }
 _POSITIVE = ("env.timeout", "max_wall_seconds")
 
 
 def _validate_choices(config: TrainConfig) -> None:
-    for key, value, choices in (
-        ("env.reward_version", config.env.reward_version, ("v1", "v2")),
-        ("matmul_precision", config.matmul_precision, ("highest", "high", "medium")),
-    ):
+    for key, value, choices in (("matmul_precision", config.matmul_precision, ("highest", "high", "medium")),):
         if value not in choices:
             raise ConfigError(f"{key}={value}: must be one of {', '.join(choices)}")
 
@@ -174,13 +215,9 @@ def _validate_seeds(seeds: list[int]) -> None:
 
 
 def _validate_env(config: TrainConfig) -> None:
-    try:
-        task_names(config.env)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     if config.workers > config.num_envs:
         raise ConfigError(
-            f"env.workers={config.env.workers}: must be at most the number of environments, {config.num_envs}"
+            f"env.workers={config.vector.workers}: must be at most the number of environments, {config.num_envs}"
         )
 
 
@@ -202,9 +239,9 @@ def _validate_agent(config: TrainConfig, agent: Agent) -> None:
 
 def _validate_memory(config: TrainConfig, needs: Mapping[str, int]) -> None:
     """Refuse what no step of the work could be done with; what merely swaps is the user's to judge."""
-    env, device = config.env, config.torch_device()
-    envs = memory.environments(env.name, len(config.seeds) * len(task_names(env)) * env.num_envs_per_task)
-    _refuse_more_than_there_is("env.num_envs_per_task", env.num_envs_per_task, envs, torch.device("cpu"))
+    num_envs, device = config.vector.num_envs_per_task, config.torch_device()
+    envs = config.num_envs * config.make_environments().least_memory
+    _refuse_more_than_there_is("env.num_envs_per_task", num_envs, envs, torch.device("cpu"))
     for key, needed in needs.items():
         _refuse_more_than_there_is(f"agent.{key}", config.agent.get(key), needed, device)
 
@@ -220,7 +257,9 @@ def _refuse_more_than_there_is(key: str, value: Any, needed: int, device: torch.
 def _validate_combiner(config: TrainConfig, network: str) -> None:
     combiner = config.make_combiner(network)
     try:
-        try_out(combiner, config.seeds, len(task_names(config.env)))  # some settings must fit the number of tasks
+        try_out(
+            combiner, config.seeds, len(config.make_environments().tasks)
+        )  # some settings must fit the number of tasks
     except (ValueError, ImportError) as error:
         key = f"{network}.combiner" if network in config.combiners else "combiner"
         raise ConfigError(f"{key}: {first_line(error)}") from error

@@ -6,13 +6,6 @@ import os
 
 import torch
 
-_ENVIRONMENT = {"toy": 1 << 10, "other": 1 << 20}  # bytes, less than any takes
-
-
-def environments(name: str, count: int) -> int:
-    """The least number of bytes that so many environments of that name ask for."""
-    return count * _ENVIRONMENT["toy" if name == "toy" else "other"]
-
 
 def available(device: torch.device) -> int:
     """The bytes that a device has at all; of the CPU with what the kernel may swap out."""

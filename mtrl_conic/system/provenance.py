@@ -39,6 +39,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def command() -> str:
     """The command line of this process as one pastes it into a shell, in the folder where it was started."""
     script = Path(sys.argv[0]).absolute()
+    if script.name == "mtrl-conic":  # may lie in a folder that is not searched for programs
+        return shlex.join(["python", "-m", "mtrl_conic", *sys.argv[1:]])
     if not script.is_relative_to(_PACKAGE):
         return shlex.join(["python", *sys.argv])
     names = [part for part in script.relative_to(_PACKAGE.parent).with_suffix("").parts if part != "__main__"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -16,6 +17,7 @@ _BURST = 1.0
 class Signals:
     """Remembers the first signal that asks to stop; the same one again ends the process in the ordinary way.
 
+    Python lets only the main thread set handlers; elsewhere nothing is heard.
     A handler that something else has set stays: a cluster's job runner has its own plans for SIGTERM. SIGHUP stays
     ignored where it is, as under `nohup`, and never ends the process: a closing terminal and its shell both send it.
 
@@ -27,7 +29,7 @@ class Signals:
         self.received: int | None = None
         self._react = react
         self._times: dict[int, float] = {}
-        for number in STOPPING:
+        for number in STOPPING if threading.current_thread() is threading.main_thread() else ():
             if _is_free(number):
                 signal.signal(number, self._note)
 

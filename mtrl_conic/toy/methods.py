@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import hydra
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mtrl_conic.combiners.base import Combiner
-from mtrl_conic.settings.compose import CONFIG_DIR
 from mtrl_conic.settings.errors import ConfigError, first_line
+from mtrl_conic.settings.parts import build
+from mtrl_conic.settings.paths import CONFIG_DIR, choices
 
 # The yaml files are made for MT10. Where the literature has other settings for this problem:
 TOY_SETTINGS: dict[str, dict[str, Any]] = {
@@ -26,7 +25,7 @@ _LEFT_OUT = {"torchjd"}  # a bridge to another package's methods; they run when 
 
 def available() -> list[str]:
     """The names of all combiners that have a yaml file."""
-    return sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
+    return choices("combiner")
 
 
 def default_methods() -> list[str]:
@@ -42,17 +41,15 @@ def make(name: str, changes: dict[str, Any] | None = None) -> tuple[Combiner, di
     """
     if name not in available():
         raise ConfigError(f"{name!r}: no such combiner; there are {', '.join(available())}")
-    config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "combiner" / f"{name}.yaml"))
-    assert isinstance(config, dict)
-    known = [str(key) for key in config if key != "_target_"]
+    loaded = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "combiner" / f"{name}.yaml"))
+    assert isinstance(loaded, dict)
+    config = {str(key): value for key, value in loaded.items()}
+    known = [key for key in config if key != "_target_"]
     for key, value in (TOY_SETTINGS.get(name, {}) | (changes or {})).items():
         if key not in known:
             raise ConfigError(f"{name}.{key}: no such setting; {name} has {', '.join(known) or 'none'}")
         config[key] = value
-    try:
-        return hydra.utils.instantiate(config), {key: config[key] for key in known}
-    except HydraException as error:
-        raise ConfigError(f"{name}: {first_line(error.__cause__ or error)}") from error
+    return build(config, Combiner, name), {key: config[key] for key in known}
 
 
 def check(name: str, changes: dict[str, Any] | None = None) -> None:

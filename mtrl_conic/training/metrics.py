@@ -23,7 +23,7 @@ def to_values(metrics: Mapping[str, Tensor]) -> Values:
 
 
 class EpisodeStatistics:
-    """Mean return and success rate of the training episodes that ended since the last line, a seed and task."""
+    """Mean return and success rate of the training episodes that ended since the last line, per seed and task."""
 
     def __init__(self, num_seeds: int, num_tasks: int) -> None:
         self._sums = {name: np.zeros((num_seeds, num_tasks)) for name in ("return", "success", "count")}
@@ -72,7 +72,7 @@ class Stopwatch:
             self._seconds[part] += time.perf_counter() - start
 
     def take(self, step: int, num_seeds: int) -> Values:
-        """`time/<part>` in seconds and steps a task and second, the same for all seeds; timing starts anew."""
+        """`time/<part>` in seconds and steps per task and second, the same for all seeds; timing starts anew."""
         now = time.perf_counter()
         values = {f"time/{part}": np.full(num_seeds, seconds) for part, seconds in self._seconds.items()}
         if self._step is not None:

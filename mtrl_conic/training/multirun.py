@@ -29,7 +29,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mtrl_conic.runs.files import check_disk, write_whole
+from mtrl_conic.runs.files import write_whole
+from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.runs.records import check_logger
 from mtrl_conic.runs.stage import Stage, look
 from mtrl_conic.settings.aliases import shortened
@@ -45,8 +46,8 @@ from mtrl_conic.training.session import train_or_resume
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a sweep: its settings and the overrides that give them."""
+class Plan:
+    """One run of a sweep: the overrides that give its settings, these, and how far it is."""
 
     overrides: list[str]
     config: TrainConfig
@@ -111,7 +112,7 @@ def run_one(settings: DictConfig) -> int:
 
 @functools.cache
 def _signals() -> Signals:
-    """One a process: the runs of a sweep may share it."""
+    """One per process: the runs of a sweep may share it."""
     return Signals()
 
 
@@ -158,12 +159,12 @@ def _launcher(loader: ConfigLoader, master: DictConfig) -> Launcher:
         raise ConfigError(f"hydra/launcher: {first_line(error)}") from error
 
 
-def _runs(loader: ConfigLoader, master: DictConfig, config_dirs: Sequence[str]) -> list[Run]:
+def _runs(loader: ConfigLoader, master: DictConfig, config_dirs: Sequence[str]) -> list[Plan]:
     """All runs, each composed and checked."""
     if not str(master.hydra.sweeper._target_).endswith(".BasicSweeper"):
         raise ConfigError("hydra/sweeper: only basic; runs are listed before the first one starts")
     params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-    runs: dict[str, Run] = {}
+    runs: dict[str, Plan] = {}
     for number, overrides in enumerate(_products([*params, *master.hydra.overrides.task], loader)):
         parse(overrides, sweeps=True)
         with clear_errors(overrides, config_dirs):
@@ -178,7 +179,7 @@ def _runs(loader: ConfigLoader, master: DictConfig, config_dirs: Sequence[str]) 
         config.run_dir = str(Path(str(master.hydra.sweep.dir), name))
         validate(config)
         check_logger(config.logger)
-        runs[name] = Run([*overrides, f"hydra.sweep.subdir={quote(name)}"], config, look(config))
+        runs[name] = Plan([*overrides, f"hydra.sweep.subdir={quote(name)}"], config, look(config))
     return list(runs.values())
 
 
@@ -208,19 +209,15 @@ def _products(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[s
     return map(list, itertools.product(*values.values()))
 
 
-def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
+def _launch(launcher: Launcher, master: DictConfig, runs: list[Plan]) -> int:
     missing = [run for run in runs if run.stage is not Stage.COMPLETE]
     halted = _name_halted(run for run in runs if run.stage is Stage.COMPLETE)
     folder = Path(str(master.hydra.sweep.dir))
     print(f"sweep folder: {folder} ({len(runs)} runs, {len(runs) - len(missing)} of them complete)", flush=True)
     if not missing:
         return halted
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
-    except OSError as error:
-        check_disk(folder, error)
-        raise ConfigError(f"hydra.sweep.dir={folder}: cannot be written ({error.strerror})") from error
+    check_folder("hydra.sweep.dir", folder)
+    write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
     in_process = str(master.hydra.launcher._target_).endswith(".BasicLauncher")
     # In this process the running run writes a checkpoint first.
     stopped = _signals() if in_process else Signals(_stop)
@@ -236,7 +233,7 @@ def _launch(launcher: Launcher, master: DictConfig, runs: list[Run]) -> int:
     return _outcome(missing, [result.return_value for result in results]) or halted
 
 
-def _name_halted(runs: Iterable[Run]) -> int:
+def _name_halted(runs: Iterable[Plan]) -> int:
     """Say of complete runs which seeds stopped learning; returns the exit status."""
     lines = [f"{run.config.run_dir}: {seed}" for run in runs for seed in read_halted(Path(str(run.config.run_dir)))]
     for line in lines:
@@ -248,7 +245,7 @@ def _stop(number: int) -> NoReturn:
     raise KeyboardInterrupt if number == signal.SIGINT else Stopped
 
 
-def _outcome(runs: list[Run], statuses: Sequence[int]) -> int:
+def _outcome(runs: list[Plan], statuses: Sequence[int]) -> int:
     failed = [(run, status) for run, status in zip(runs, statuses, strict=True) if status != 0]
     for run, status in failed:
         print(f"failed with exit status {status}: {run.config.run_dir}", file=sys.stderr)

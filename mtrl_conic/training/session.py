@@ -17,6 +17,7 @@ from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.capture import CaptureError
 from mtrl_conic.system.signals import Signals
 from mtrl_conic.training.seed_watch import HaltedSeed, read_halted
+from mtrl_conic.training.summary import starting
 from mtrl_conic.training.trainer import AllHaltedError, Trainer
 
 
@@ -61,7 +62,7 @@ def _way_on(run_dir: str | None) -> str:
 
 def _train(config: TrainConfig, resume: bool, stopped: Signals, started: float, start: Start) -> int:
     with open_run(config, resume) as run_dir:
-        print(f"run folder: {run_dir}", flush=True)
+        print(f"run folder: {run_dir}\n{starting(config)}", flush=True)
         try:
             trainer = Trainer(config, run_dir, resume, start)
         except CheckpointError as error:
@@ -73,6 +74,7 @@ def _train(config: TrainConfig, resume: bool, stopped: Signals, started: float, 
             print(f"error: {error}", file=sys.stderr)
             return 1
         begun, start_up = trainer.step, time.perf_counter() - started
+        print(f"started after {start_up:.0f} s, at step {begun} of {config.steps_per_task}", flush=True)
         try:
             complete = trainer.run(stopped, started)
         except AllHaltedError as error:

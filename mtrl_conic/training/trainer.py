@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from mtrl_conic.envs import make_spec
 from mtrl_conic.envs.evaluation import Interrupted, evaluate
-from mtrl_conic.envs.vector import VectorEnv, WorkerError
+from mtrl_conic.envs.vector import VectorEnv, WorkerError, unstored_tasks
 from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
 from mtrl_conic.runs.records import RunLogger
 from mtrl_conic.settings.schema import TrainConfig
@@ -47,7 +46,7 @@ class Trainer:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
         make_current(self.device)
         keep_freed_memory()
-        spec = make_spec(config.env)
+        spec = config.make_environments().setup()
         self.agent = config.make_agent()
         self.agent.setup(config.setting())
         self.checkpoints = Checkpoints(run_dir / "checkpoints")
@@ -66,7 +65,7 @@ class Trainer:
         self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, self.agent.steps_since)
         self._look_at_seeds()
         self.steps = device_steps(self.agent, config.cuda_graphs)
-        timeout, num_envs = config.env.timeout, config.env.num_envs_per_task
+        timeout, num_envs = config.vector.timeout, config.vector.num_envs_per_task
         self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
         workers = min(config.workers, config.num_envs // num_envs)
         self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
@@ -140,7 +139,7 @@ class Trainer:
         transition, self.observation = self.transfer.step(observation, action, result)
         self.agent.observe(transition)
         self.episodes.add(result)
-        self.step += self.config.env.num_envs_per_task
+        self.step += self.config.vector.num_envs_per_task
         if not self.agent.overlaps:
             self._update()
 
@@ -225,10 +224,17 @@ class Trainer:
 
     def _start_envs(self, state: dict[str, Any] | None) -> Tensor:
         if state is None:
-            return self.transfer.observation(self.envs.reset())
+            observation = self.transfer.observation(self.envs.reset())
+            if unstored := unstored_tasks(self.envs.get_state()):
+                tqdm.write(
+                    f"{', '.join(unstored)}: cannot be stored in mid-episode, so that episodes start anew on resume"
+                )
+            return observation
         if state["envs"] is None:
             tqdm.write("the checkpoint was written after a worker was lost: episodes start anew")
             return self.transfer.observation(self.envs.reset())
+        if unstored := unstored_tasks(state["envs"]):
+            tqdm.write(f"{', '.join(unstored)}: not stored in mid-episode, their episodes start anew")
         return self.transfer.observation(self.envs.set_state(to_numpy(state["envs"])))
 
     def _evaluation_due(self) -> bool:
@@ -238,4 +244,4 @@ class Trainer:
 
     def _passed(self, every: int) -> bool:
         """Whether the last vector step reached a multiple of `every`."""
-        return self.step // every > (self.step - self.config.env.num_envs_per_task) // every
+        return self.step // every > (self.step - self.config.vector.num_envs_per_task) // every

@@ -7,17 +7,16 @@ import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_conic.envs.base import EnvSpec, EnvStep, TaskEnv
+from mtrl_conic.envs.base import Camera, EnvSpec, TaskEnv
 from mtrl_conic.runs.files import WriteError, free_space, write_whole
 
 _SIZE = 480  # pixels, of the picture above the caption
 _CAPTION = 64  # pixels; encoders want sizes that 16 divides
-_CAMERA = "corner4"  # the customary corner2, moved closer
 
 
 class Clip(NamedTuple):
@@ -42,8 +41,8 @@ def serve() -> None:
 
 def _write(clip: Clip) -> None:
     env = clip.spec.make(clip.task)
-    camera = _camera(env)
     try:
+        camera: Camera = env.camera(_SIZE)  # type: ignore[attr-defined]  # asked for before the evaluation
         write = _write_gif if clip.path.suffix == ".gif" else _write_mp4
         write(clip.path, _frames(clip, env, camera), camera.frames_per_second)
     finally:
@@ -98,7 +97,7 @@ def _write_gif(path: Path, frames: Iterator[NDArray[np.uint8]], frames_per_secon
     write_whole(path, buffer.getvalue())
 
 
-def _frames(clip: Clip, env: TaskEnv, camera: Any) -> Iterator[NDArray[np.uint8]]:
+def _frames(clip: Clip, env: TaskEnv, camera: Camera) -> Iterator[NDArray[np.uint8]]:
     for goal, actions in clip.episodes.items():
         env.reset(goal)
         success = False
@@ -124,47 +123,3 @@ def _captioned(picture: NDArray[np.uint8], lines: Sequence[str], success: bool) 
     for row, (line, colour) in enumerate(zip(lines, colours, strict=True)):
         pen.text((8, _SIZE + 4 + 19 * row), line, fill=colour, font=ImageFont.load_default(15))
     return np.asarray(image)
-
-
-def _camera(env: TaskEnv) -> Any:
-    from mtrl_conic.envs.toy import ToyEnv
-
-    return _ToyCamera() if isinstance(env, ToyEnv) else _MujocoCamera(env)
-
-
-class _MujocoCamera:
-    """Draws a Meta-World environment in real time: a step is 12.5 ms."""
-
-    every, frames_per_second = 4, 20
-
-    def __init__(self, env: Any) -> None:
-        import mujoco
-
-        self._data = env.data
-        self._renderer = mujoco.Renderer(env.model, _SIZE, _SIZE)
-        # Without a graphics card they take four fifths of the time.
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-
-    def __call__(self, _: EnvStep) -> NDArray[np.uint8]:
-        self._renderer.update_scene(self._data, camera=_CAMERA)
-        return self._renderer.render()[::-1, ::-1]  # Meta-World hangs this camera upside down
-
-
-class _ToyCamera:
-    """Draws the point and, as a circle, where it succeeds."""
-
-    every, frames_per_second = 1, 10
-
-    def __call__(self, step: EnvStep) -> NDArray[np.uint8]:
-        from PIL import Image, ImageDraw
-
-        from mtrl_conic.envs.toy import SUCCESS_RADIUS
-
-        image = Image.new("RGB", (_SIZE, _SIZE), "white")
-        pen = ImageDraw.Draw(image)
-        to_pixels = lambda x, y: ((1.1 + x) / 2.2 * _SIZE, (1.1 - y) / 2.2 * _SIZE)  # noqa: E731
-        pen.rectangle((*to_pixels(-1, 1), *to_pixels(1, -1)), outline="silver")
-        x, y, _, _, goal_x, goal_y = step.observation.tolist()
-        pen.circle(to_pixels(goal_x, goal_y), SUCCESS_RADIUS / 2.2 * _SIZE, fill="gold")
-        pen.circle(to_pixels(x, y), 7, fill="navy")
-        return np.asarray(image)

@@ -13,14 +13,14 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtrl_conic.envs.shared import VectorStep
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.video.frames import Clip
 
@@ -45,29 +45,28 @@ class VideoError(RuntimeError):
 
 
 class Tape:
-    """A policy that keeps the actions of the first seed on some goals while it acts in `evaluation.evaluate`.
+    """Keeps the actions of the first seed on some goals while `evaluation.evaluate` plays goals 0, 1, ... in turn.
 
     Args:
-        act: observations [S, K, 1, O] → actions [S, K, 1, A].
+        tasks: K.
         goals: those to keep.
-        horizon: steps of an episode; all episodes must have that length.
     """
 
-    def __init__(self, act: Callable[[Any], Any], goals: Sequence[int], horizon: int) -> None:
-        self._act, self._horizon, self._calls = act, horizon, 0
-        self._kept: dict[int, list[NDArray[np.float32]]] = {goal: [] for goal in goals}
+    def __init__(self, tasks: int, goals: Sequence[int]) -> None:
+        self._goal = np.zeros(tasks, dtype=int)  # that each task is at
+        self._kept: list[dict[int, list[NDArray[np.float32]]]] = [{goal: [] for goal in goals} for _ in range(tasks)]
 
-    def __call__(self, observation: Any) -> Any:
-        action = self._act(observation)
-        goal = self._calls // self._horizon
-        if goal in self._kept:
-            self._kept[goal].append(action[0, :, 0].cpu().numpy())
-        self._calls += 1
-        return action
+    def watch(self, action: NDArray[np.float32], step: VectorStep) -> None:
+        """Take in the actions [S, K, 1, A] of one step and what came of them."""
+        ended = (step.terminated | step.truncated)[0, :, 0]
+        for task, kept in enumerate(self._kept):
+            if self._goal[task] in kept:
+                kept[int(self._goal[task])].append(action[0, task, 0].copy())
+        self._goal += ended
 
     def episodes(self, task: int) -> dict[int, NDArray[np.float32]]:
         """The actions [T, A] of a task on each goal."""
-        return {goal: np.stack(actions)[:, task] for goal, actions in self._kept.items()}
+        return {goal: np.stack(actions) for goal, actions in self._kept[task].items()}
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def test_negative_losses_are_seen_from_a_lower_bound(method):
 @pytest.mark.parametrize("num_tasks", [2, 3, 10, 50])
 @pytest.mark.parametrize("leak", [0.0, 0.3])
 def test_graddrop_keeps_one_sign_a_parameter(num_tasks, leak):
-    """Algorithm 1 in loops, on 250 Jacobians a size."""
+    """Algorithm 1 in loops, on 250 Jacobians per size."""
     jacobian = oracle_jacobians(num_tasks)
     combiner, twin = (make("graddrop", range(250), num_tasks, leak=leak) for _ in range(2))
     direction = combiner.direction(jacobian, torch.ones(250, num_tasks))

@@ -7,7 +7,7 @@ from test_properties import VARIANTS, one_update
 
 SEEDS, ALONE = range(10), slice(3, 4)
 UPDATES = {10: 30, 50: 12}
-# The share of a common gradient, and columns a task: with fewer than 1 gradients are dependent and cancel somewhere.
+# The share of a common gradient, and columns per task: with fewer than 1 gradients are dependent and cancel somewhere.
 REGIMES = [(0.0, 4.0), (0.0, 0.4), (0.3, 4.0), (3.0, 4.0)]
 
 

@@ -1,4 +1,4 @@
-"""The bridge to TorchJD: the same directions, streams and memory a seed, and one line for what cannot be used."""
+"""The bridge to TorchJD: the same directions, streams and memory per seed, and one line for what cannot be used."""
 
 import io
 import sys

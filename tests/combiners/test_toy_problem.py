@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mtrl_conic import toy
 from mtrl_conic.combiners.conicgrad import ConicGrad
 from mtrl_conic.combiners.ls import LS
+from mtrl_conic.toy import problem as toy
 from mtrl_conic.toy.descent import TOLERANCE, descend
 
 

@@ -29,7 +29,7 @@ def scripted_actions(task, seed):
 
 
 def play(shipped, fast, goal, act, steps):
-    """Feed both the same float32 bits; of each an array [steps + 1, 42], an `EnvStep` a row."""
+    """Feed both the same float32 bits; of each an array [steps + 1, 42], an `EnvStep` per row."""
     first = shipped.reset(goal), 0.0, False, False
     rows = [np.hstack(first)], [np.hstack((fast.reset(goal), first[1:]))]
     observation = first[0]

@@ -9,6 +9,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT50_V3
 
 from mtrl_conic.envs import metaworld as tasks_module
 from mtrl_conic.envs.metaworld import (
+    MetaWorld,
     MetaWorldSpec,
     all_tasks,
     benchmark_tasks,
@@ -77,10 +78,7 @@ def test_a_wrong_value_is_named(arguments, named):
 
 
 def test_importing_the_module_loads_neither_metaworld_nor_torch():
-    program = (
-        f"import sys, {tasks_module.__name__}\n"
-        "assert not {'metaworld', 'mujoco', 'gymnasium', 'torch'} & set(sys.modules)"
-    )
+    program = f"import sys, {tasks_module.__name__}\nassert not {{'metaworld', 'mujoco', 'torch'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
@@ -98,6 +96,39 @@ def test_goals_are_those_of_the_packages_benchmark(name):
     ours = draw_goals(benchmark_tasks(name.lower()), 11)
     for task, goals in zip(benchmark_tasks(name.lower()), ours, strict=True):
         np.testing.assert_array_equal(goals, theirs[task], err_msg=task)
+
+
+def test_a_subset_has_the_goals_of_the_whole_benchmark(spec):
+    part = MetaWorld("mt10", tasks=["door-open-v3", "push-v3"], goal_seed=5).setup()
+    assert part.tasks == ("door-open-v3", "push-v3")
+    for task, goals in zip(part.tasks, part.goals, strict=True):
+        np.testing.assert_array_equal(goals, spec.goals[MT10.index(task)])
+    assert not np.array_equal(part.goals[1], make_spec(["push-v3"], goal_seed=5).goals[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"benchmark": "mt11"}, "benchmark must be one of mt1, mt10, mt25, mt50, not 'mt11'"),
+        ({"benchmark": "mt10", "task": "push-v3"}, "task must be left out with mt10"),
+        ({"benchmark": "mt1", "tasks": ["push-v3"]}, "tasks must be left out with mt1"),
+        ({"benchmark": "mt1", "task": 3}, "task must be a Meta-World V3 task, not 3"),
+        ({"benchmark": "mt10", "tasks": ["rech-v3"]}, "tasks must be of mt10, not 'rech-v3'; the closest are reach-v3"),
+        ({"benchmark": "mt10", "reward_version": "v3"}, "reward_version must be one of v2, v1, not 'v3'"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_used(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MetaWorld(**settings)
+
+
+def test_titles_tell_a_part_from_the_whole():
+    assert MetaWorld("mt10").title("mt10") == "MT10, Meta-World V3, reward v2, goal seed 0"
+    assert MetaWorld("mt10", tasks=MT10[:2]).title("mt10").startswith("MT10, reach-v3, push-v3, Meta-World V3")
+    assert MetaWorld("mt10", tasks=MT10[:5]).title("mt10").startswith("MT10, 5 tasks, Meta-World V3")
+    assert MetaWorld("mt10", tasks=MT10[:5]).file_name("mt10") == "mt10_5_tasks_v2_goals0"
+    assert MetaWorld("mt1", task="push-v3", goal_seed=2).file_name("mt1") == "mt1_push-v3_v2_goals2"
 
 
 def test_drawing_goals_leaves_numpys_stream_alone_and_depends_on_the_seed():

@@ -8,8 +8,8 @@ import sys
 SCRIPT = """
 import warnings
 import numpy as np
-from mtrl_conic.envs import EnvConfig, make_spec
-env = make_spec(EnvConfig("mt1", task="reach-v3")).make(0)
+from mtrl_conic.envs.metaworld import MetaWorld
+env = MetaWorld("mt1", task="reach-v3").setup().make(0)
 env.reset(0)
 env.env.data.qvel[:] = 1e9  # unstable
 with warnings.catch_warnings(record=True) as caught:

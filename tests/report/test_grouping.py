@@ -42,6 +42,32 @@ def test_another_protocol_is_another_section(tmp_path, change):
     assert len(notes) == 1
 
 
+METAWORLD = {"_target_": "mtrl_conic.envs.metaworld.MetaWorld", "benchmark": "mt10"}
+
+
+@pytest.mark.parametrize(
+    ("env", "title", "words"),
+    [
+        (
+            {"tasks": [*TASKS]},
+            f"MT10, {', '.join(TASKS)}, Meta-World V3, reward v2, goal seed 0",
+            "39 numbers observed",
+        ),
+        ({"_target_": "mtrl_conic.envs.toy.Toy", "benchmark": None}, "mt10, toy environment", "episodes of 50 steps"),
+        ({"_target_": "not_there.Mine", "speed": 3}, "mt10", "benchmark mt10, speed 3"),
+        ({"reward_version": "v9"}, "mt10", "3 tasks"),
+    ],
+    ids=str,
+)
+def test_a_protocol_in_words(tmp_path, env, title, words):
+    """Of a user's own class, which is not imported, and of settings that this version does not take, what is stored."""
+    make_run(tmp_path / "a", "ls", env={"name": None, "task": None, **METAWORLD, **env}, choices={"env": "mt10"})
+    ((section,), notes) = grouped(tmp_path)
+    assert section.title == title
+    assert words in section.sentence
+    assert not notes
+
+
 def test_how_fast_a_run_is_is_no_protocol(tmp_path):
     make_run(tmp_path / "a", "ls", [0])
     make_run(tmp_path / "b", "ls", [1], env={"workers": 0, "fast": False, "timeout": 5.0}, device="cuda")

@@ -39,8 +39,8 @@ class FastTaskEnv(ShippedTaskEnv):
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Apply an action [4]: the hand's move in x, y, z and the gripper's effort."""
-        observation, reward, success = self.env.fast_step(np.asarray(action, dtype=np.float32))
-        return EnvStep(observation, float(reward), False, bool(success))
+        observation, reward, info = self.env.fast_step(np.asarray(action, dtype=np.float32))
+        return EnvStep(observation, float(reward), False, bool(info["success"]))
 
     def set_state(self, state: State) -> None:
         """Continue from a state of `get_state`."""

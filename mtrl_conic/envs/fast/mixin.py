@@ -61,8 +61,8 @@ class FastMixin(_Official):
         space = self.sawyer_observation_space
         self.fast_low, self.fast_high = space.low, space.high
 
-    def fast_step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, float]:
-        """A step with an action [4]: the observation [39], the reward and the success of this step.
+    def fast_step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, dict[str, Any]]:
+        """A step with an action [4]: the observation [39], the reward and the task's `info`.
 
         Left out of the shipped step, as nothing in these three depends on it: the forces of
         `mj_rnePostConstraint`, and target sites written just before `mj_forward` computes them.
@@ -76,8 +76,7 @@ class FastMixin(_Official):
         observation = self._get_obs()
         np.maximum(observation, self.fast_low, out=observation)
         np.minimum(observation, self.fast_high, out=observation)
-        reward, info = self.evaluate_state(observation, action)
-        return observation, reward, info["success"]
+        return observation, *self.evaluate_state(observation, action)
 
     def set_xyz_action(self, action: NDArray[np.float32]) -> None:
         """Move the mocap body by an action [3], within its bounds; the product is a float32, as shipped."""

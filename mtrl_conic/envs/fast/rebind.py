@@ -6,7 +6,7 @@ from functools import cache
 from types import FunctionType
 from typing import Any, cast
 
-from mtrl_conic.envs.fast import rewards
+from mtrl_conic.envs.fast import exact, rewards
 from mtrl_conic.envs.fast.mixin import FastMixin
 
 # What a task's module calls its helpers, and what stands in for them.
@@ -16,6 +16,8 @@ _HELPERS = {
     "tolerance": rewards.tolerance,
     "Rotation": rewards.Rotation,
 }
+# The same to the last bit, for those who compare with the package.
+_EXACT_HELPERS = _HELPERS | {"reward_utils": exact, "tolerance": exact.tolerance}
 # Run once an episode or once only, on the package's own helpers.
 _LEFT_ALONE = {"__init__", "reset_model", "model_name"}
 
@@ -48,14 +50,31 @@ def _rebound(member: Any, namespace: dict[str, Any]) -> Any:
 
 @cache
 def fast_class(shipped: type) -> Any:
-    """The fast subclass of an official environment class."""
+    """The fast subclass of an official environment class, for `FastTaskEnv`."""
+    made = _subclass(shipped, FastMixin, _HELPERS)
+    made.__name__ = f"Fast{shipped.__name__}"
+    return made
+
+
+@cache
+def exact_class(shipped: type) -> Any:
+    """A subclass that is used as the official class is, and returns the same bits.
+
+    Its name and its module are the official ones: by the name the package tells what task an environment is of.
+    """
+    made = _subclass(shipped, exact.ExactMixin, _EXACT_HELPERS)
+    made.__module__ = shipped.__module__
+    return made
+
+
+def _subclass(shipped: type, mixin: type, helpers: dict[str, Any]) -> Any:
     module = vars(shipped)["reset_model"].__globals__
-    namespace = module | {name: helper for name, helper in _HELPERS.items() if name in module}
+    namespace = module | {name: helper for name, helper in helpers.items() if name in module}
     members = {
         name: copy
         for name, member in vars(shipped).items()
         if name not in _LEFT_ALONE and (copy := _rebound(member, namespace)) is not None
     }
-    fast = type(f"Fast{shipped.__name__}", (FastMixin, shipped), members)
-    namespace[shipped.__name__] = fast  # a task may call its static methods by the name of its class
-    return fast
+    made = type(shipped.__name__, (mixin, shipped), members)
+    namespace[shipped.__name__] = made  # a task may call its static methods by the name of its class
+    return made

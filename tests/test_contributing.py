@@ -1,0 +1,58 @@
+"""The recipes of CONTRIBUTING.md, word for word in a folder outside the package: train, resume, evaluate."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import records
+
+PAGE = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
+RECIPES = dict(re.findall(r"^## An? (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
+FILE = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", re.DOTALL)
+# Runs of the tests are shorter than those that one would look at.
+SMALL = ["batch_size_per_task=8", "eval.every=300", "eval.episodes=1", "threads=1"]
+SMALL += ["eval.final_episodes=1", "capacity_per_task=300", "device=cpu"]
+GROUP = {"combiner": "combiner", "network": "network", "agent": "agent", "environment": "env"}
+# Recipes for interfaces that another branch brings; remove with the last of them.
+NEEDS = {"network": "mtrl_conic.agents.protocol", "agent": "mtrl_conic.agents.protocol"}
+NEEDS["environment"] = "mtrl_conic.envs.environments"
+
+
+def run(line: str) -> int:
+    """A command line as in the page, in this process."""
+    _, _, module, *arguments = shlex.split(line)
+    starts = module == "mtrl_conic.train" and not any(each.startswith("resume=") for each in arguments)
+    sizes = [] if "network=gated" in arguments else ["agent.hidden_sizes=[16]"]
+    return importlib.import_module(module).main([*(SMALL + sizes if starts else []), *arguments])
+
+
+def test_there_are_four_recipes():
+    assert list(RECIPES) == list(GROUP)
+
+
+@pytest.mark.parametrize("kind", GROUP)
+def test_a_recipe_trains_resumes_and_evaluates(kind, tmp_path, monkeypatch):
+    if kind in NEEDS and importlib.util.find_spec(NEEDS[kind]) is None:
+        pytest.skip(f"{NEEDS[kind]} is on its way")
+    files = dict(FILE.findall(RECIPES[kind]))
+    (module, config) = files
+    assert Path(config).parts[:2] == ("my_configs", GROUP[kind])
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    train, resume, evaluate = re.search(r"```bash\n(.*?)```", RECIPES[kind], re.DOTALL)[1].splitlines()
+    assert run(train) == 0
+    assert run(resume) == 0
+    assert run(evaluate) == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name == Path(module).stem
+    assert [line["step"] for line in records(folder)] == [300, 400]
+    (result,) = folder.glob("evaluation_*.json")
+    assert json.loads(result.read_text())["step"] in (300, 400)
