@@ -64,8 +64,14 @@ def protocol(config: TrainConfig, spec: EnvSpec, episodes: int) -> dict[str, Any
 
 
 def method(known: dict[str, Any]) -> str:
-    """The name of the combiner's yaml file, or its class where a version before stored no choices."""
-    return known["choices"].get("combiner") or str(known["combiner"].get("_target_", "no combiner")).rpartition(".")[2]
+    """The name of the combiner's yaml file, or its class where a version before stored no choices.
+
+    Combiners that single networks have follow it.
+    """
+    choices = known["choices"]
+    shared = choices.get("combiner") or str(known["combiner"].get("_target_", "no combiner")).rpartition(".")[2]
+    own = (f", {key.removesuffix('.combiner')} {name}" for key, name in choices.items() if key.endswith(".combiner"))
+    return shared + "".join(own)
 
 
 def heading(known: dict[str, Any]) -> str:
