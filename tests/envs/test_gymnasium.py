@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from mtrl_conic.envs.gymnasium_tasks import Gymnasium
+from mtrl_conic.envs.gymnasium_adapter import Gymnasium
 from mtrl_conic.envs.vector import VectorEnv, unstored_tasks
 
 
@@ -191,8 +191,8 @@ def test_environments_of_mujoco_are_stored():
         ({"tasks": {"one": 1}}, "tasks must be a list of different ids"),
         ({"kwargs": [1]}, "kwargs must be a mapping"),
         ({"task_kwargs": {LINE: 3}}, "task_kwargs must be a mapping"),
-        ({"num_goals": 0}, "num_goals must be a whole number from 1"),
-        ({"first_seed": -1}, "first_seed must be a whole number from 0"),
+        ({"num_goals": 0}, "num_goals must be a whole number of at least 1"),
+        ({"first_seed": -1}, "first_seed must be a whole number of at least 0"),
         ({"success_key": 3}, "success_key must be a name"),
         ({"success_return": float("nan")}, "success_return must be a number"),
         ({"kwargs": {"low": 4.0}}, "tests/Line-v0 cannot be made"),
