@@ -191,7 +191,7 @@ def test_a_goal_that_is_none_is_named(goal):
     ("options", "words"),
     [
         ({"goal_seed": -1}, "goal_seed must be .* at least 0, not -1"),
-        ({"reward_function_version": "v3"}, "reward_function_version must be one of v2, v1, not 'v3'"),
+        ({"reward_function_version": "v3"}, "reward_function_version must be one of v1, v2, not 'v3'"),
         ({"terminate_on_success": 1}, "terminate_on_success must be true or false, not 1"),
     ],
 )
