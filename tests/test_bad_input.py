@@ -182,7 +182,7 @@ CASES = {
         ["env=own", "env._target_=mtrl_conic.combiners.mgda.MGDA"],
         ["env._target_=mtrl_conic.combiners.mgda.MGDA", "is not an Environments"],
     ),
-    "argument that the environments do not take": (["env=toy", "+env.speed=3"], ["env", "'speed'"]),
+    "argument that the environments do not take": (["env=toy", "+env.speed=3"], ["env.speed", "no such setting"]),
     "Hydra's own folder": (["hydra.run.dir=x"], ["hydra.run.dir=x", "run_dir=..."]),
     "sweep folder without --multirun": (["hydra.sweep.dir=x"], ["hydra.sweep.dir", "--multirun"]),
     "launcher without --multirun": (["hydra/launcher=joblib"], ["hydra/launcher=joblib", "--multirun"]),
