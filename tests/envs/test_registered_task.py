@@ -214,7 +214,8 @@ def test_an_episode_ends_at_the_limit_or_with_success():
 
 
 def test_stable_baselines_trains_on_it():
-    stable_baselines3 = pytest.importorskip("stable_baselines3")
+    import stable_baselines3
+
     env = make(max_episode_steps=20)
     model = stable_baselines3.PPO("MlpPolicy", env, n_steps=32, batch_size=16, n_epochs=1, device="cpu", seed=0)
     model.learn(64)
