@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -62,6 +63,8 @@ def _unknown(name: str) -> str:
 
 def command() -> int:
     """What starts as `mtrl-conic`; its output is protected as that of each command alone."""
+    if os.getcwd() not in sys.path:  # where a user's own classes are, as with `python -m`
+        sys.path.insert(0, os.getcwd())
     return console.run(main, printed=sys.argv[1:2] in ([name] for name in _PRINTED))
 
 
