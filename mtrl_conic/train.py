@@ -36,6 +36,8 @@ settings (default)
   env.tasks=[NAME,...]           some tasks of another env; for env=gym ids such as [Pendulum-v1] (docs/environments.md)
   env.num_envs_per_task=N (1)    env.workers=N (as many as cores)
   combiner.NAME=VALUE            a setting of the method, such as combiner.c=0.5
+  critic.combiner=NAME           another method for one network, with critic.combiner.NAME=VALUE; so for actor
+  network=NAME                   of the agent, with agent.network.NAME=VALUE, such as agent.network.layer_norm=true
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)

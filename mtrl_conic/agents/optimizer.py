@@ -54,7 +54,7 @@ class SeedwiseAdam:
         options["capturable"] = on_cuda  # a graph needs the steps to be counted on the device
         self._optimizers = []
         for row, (param, grad) in enumerate(zip(params.unbind(), gradient.unbind(), strict=True)):
-            param.grad = grad
+            param.grad = grad  # the same memory: whoever writes the flat gradient has set every `.grad`
             kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
             adam = kind([param], **options)
             adam.state[param] = {name: moment[row] for name, moment in self._moments.items()}

@@ -131,7 +131,7 @@ class MultiTaskBackward:
         self._flat.masked_fill_(~self.finite, 0)
         self.combiner.restore(memory, ~self.finite.view(1))
         for parameter, grad in zip(self._parameters, self._grads, strict=True):
-            parameter.grad = grad  # at each call, as `zero_grad` may have taken it away
+            parameter.grad = grad  # a view of the flat gradient; at each call, as `zero_grad` may have taken it away
 
     def accumulate(self, losses: Tensor | Sequence[Tensor]) -> None:
         """Add a micro-batch to those that the next call finishes; takes away every `.grad` until then.

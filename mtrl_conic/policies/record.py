@@ -64,8 +64,14 @@ def protocol(config: TrainConfig, spec: EnvSpec, episodes: int) -> dict[str, Any
 
 
 def method(known: dict[str, Any]) -> str:
-    """The name of the combiner's yaml file, or its class where a version before stored no choices."""
-    return known["choices"].get("combiner") or str(known["combiner"].get("_target_", "no combiner")).rpartition(".")[2]
+    """The name of the combiner's yaml file, or its class where a version before stored no choices.
+
+    Combiners that single networks have follow it.
+    """
+    choices = known["choices"]
+    shared = choices.get("combiner") or str(known["combiner"].get("_target_", "no combiner")).rpartition(".")[2]
+    own = (f", {key.removesuffix('.combiner')} {name}" for key, name in choices.items() if key.endswith(".combiner"))
+    return shared + "".join(own)
 
 
 def heading(known: dict[str, Any]) -> str:
@@ -76,7 +82,7 @@ def heading(known: dict[str, Any]) -> str:
     which = f"goals 0 to {goals - 1}" if goals > 1 else "goal 0"
     lines = [
         f"run         {known['run']} ({method(known)})",
-        f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} a task",
+        f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} per task",
         f"protocol    {known['title']}; {shared['episodes']} episode{plural} per task and seed on {which},",
         "            deterministic policy, success at any step",
         "versions    " + ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS),

@@ -10,7 +10,7 @@ import numpy as np
 
 from mtrl_conic.report import statistics
 from mtrl_conic.report.grouping import Method, Section
-from mtrl_conic.report.reading import NETWORKS, Array, Trace
+from mtrl_conic.report.reading import Array, Trace
 from mtrl_conic.report.style import Colours, Panel, Picture, short_number, short_task, steps_axis
 
 _BINS = 40
@@ -50,8 +50,8 @@ def binned(traces: Iterable[Trace], bins: int = _BINS) -> tuple[Array, Array]:
 
 
 def _over_time(section: Section, colours: Colours, name: str) -> Picture | None:
-    panels = []
-    for network in NETWORKS:
+    panels, networks = [], section.networks
+    for network in networks:
         key = f"{network}/{name}"
         having = {m.label: binned(m.traces(key)) for m in section.methods if m.traces(key)}
         having = {label: (steps, values) for label, (steps, values) in having.items() if len(steps)}
@@ -64,7 +64,7 @@ def _over_time(section: Section, colours: Colours, name: str) -> Picture | None:
     if not panels:
         return None
     caption = _ABOUT[name] + " Single updates, averaged within pieces of time; mean and 95 % interval over seeds."
-    drawn = tuple(m.label for m in section.methods if any(m.traces(f"{network}/{name}") for network in NETWORKS))
+    drawn = tuple(m.label for m in section.methods if any(m.traces(f"{network}/{name}") for network in networks))
     without = [label for label in section.labels if label not in drawn]
     if without:
         caption += f" No such record: {', '.join(without)} (methods that build no Jacobian have none)."
@@ -88,7 +88,7 @@ def _lines(axis: Any, found: dict[str, tuple[Array, Array]], colours: Colours, n
 def _weights(section: Section) -> Picture | None:
     panels = []
     for method in section.methods:
-        for network in NETWORKS:
+        for network in method.networks:
             if not method.traces(f"{network}/weight"):
                 continue
             steps, values = binned(method.traces(f"{network}/weight"))

@@ -12,7 +12,6 @@ import numpy as np
 from mtrl_conic.report import statistics, tables
 from mtrl_conic.report.comparison import pairs
 from mtrl_conic.report.grouping import Section
-from mtrl_conic.report.reading import NETWORKS
 from mtrl_conic.runs.files import write_whole
 
 
@@ -85,7 +84,7 @@ def _diagnostics(section: Section) -> Lines:
     ]
     for method in section.methods:
         for seed, run in method.runs.items():
-            for network in NETWORKS:
+            for network in method.networks:
                 by_step: dict[int, dict[str, Any]] = {}
                 for name in ("cosine", "conflict", "weight"):
                     steps, values = run.traces.get(seed, {}).get(f"{network}/{name}", ((), ()))

@@ -54,6 +54,12 @@ class Method:
         return [trace for trace in found if trace is not None]
 
     @property
+    def networks(self) -> list[str]:
+        """Those of which there are diagnostics, in the order of the records."""
+        keys = (key for seed, run in self.runs.items() for key in run.traces.get(seed, {}))
+        return list(dict.fromkeys(key.partition("/")[0] for key in keys))
+
+    @property
     def folders(self) -> list[Run]:
         """The run folders, each once."""
         return list({run.folder: run for run in self.runs.values()}.values())
@@ -78,6 +84,11 @@ class Section:
     def labels(self) -> tuple[str, ...]:
         """Of its methods."""
         return tuple(method.label for method in self.methods)
+
+    @property
+    def networks(self) -> list[str]:
+        """Of its methods, those with diagnostics."""
+        return list(dict.fromkeys(network for method in self.methods for network in method.networks))
 
 
 def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[Section]:

@@ -18,7 +18,6 @@ from mtrl_conic.settings import older
 from mtrl_conic.settings.aliases import upgraded
 
 Array = NDArray[np.float64]
-NETWORKS = ("critic", "actor")
 _SHOWN = 5  # numbers of damaged lines that a note lists
 _HUGE = 2**53  # beyond any number of steps or episodes
 
@@ -231,7 +230,7 @@ def _metrics(path: Path, tasks: tuple[str, ...], notes: list[str]) -> dict[int, 
     kept: dict[int, dict[str, dict[int, Any]]] = {}
     for _, line in _lines(path, damaged):
         seed = kept.setdefault(line["seed"], {})
-        for network in NETWORKS:
+        for network in dict.fromkeys(key.split("/")[1] for key in line if key.startswith("combiner/")):
             prefix = f"combiner/{network}/"
             for name in ("cosine", "conflict"):
                 if _is_number(value := line.get(prefix + name)):

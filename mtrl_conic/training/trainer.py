@@ -214,6 +214,9 @@ class Trainer:
             self.agent.load_state_dict(state["agent"])
         except ValueError as error:  # such as a combiner that cannot go on from what was saved
             raise CheckpointError(f"{self.run_dir}: {error}") from error
+        except LookupError as error:
+            what = f"its checkpoints are of another version of the agent ({error!r})"
+            raise CheckpointError(f"{what}, and can perhaps be evaluated but not resumed") from error
         self.episodes.load_state_dict(to_numpy(state["episodes"]))
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best, self.success, self.wall_seconds = state["best"], state["success"], state["wall_seconds"]
