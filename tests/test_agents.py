@@ -32,6 +32,9 @@ SMALL = {
     "agent.batch_size_per_task": "4",
     "agent.capacity_per_task": "40",
     "agent.rollout_steps": "8",
+    "agent.critic_network.hidden_sizes": "[8]",
+    "agent.epochs": "2",
+    "agent.minibatches": "2",
 }
 OWN = [str(Path(__file__).parent / "own")]
 AGENTS = [*choices("agent"), "tiny_on_policy"]

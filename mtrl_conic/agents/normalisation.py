@@ -19,26 +19,34 @@ class RunningMoments:
 
     Attributes:
         mean, variance: of the shape; 0 and 1 before anything is seen.
-        count: numbers seen per entry.
+        count: [S], numbers seen per entry.
     """
 
-    def __init__(self, shape: tuple[int, int, int], limit: float, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        limit: float,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
         self.variance = torch.ones(shape, dtype=torch.float64, device=device)
-        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.count = torch.zeros(shape[0], dtype=torch.float64, device=device)
         self.limit = limit
-        self._scale = torch.ones(shape, device=device)
-        self._shift = torch.zeros(shape, device=device)
+        self._scale = torch.ones(shape, device=device, dtype=dtype)
+        self._shift = torch.zeros(shape, device=device, dtype=dtype)
 
-    def update(self, rows: Tensor) -> None:
-        """Take in rows [S, K, B, D]."""
-        rows = rows.double()
-        count, mean, variance = rows.shape[2], rows.mean(2), rows.var(2, correction=0)
-        total, away = self.count + count, mean - self.mean
-        spread = self.variance * self.count + variance * count + away.square() * self.count * count / total
-        self.mean += away * count / total
-        self.variance.copy_(spread / total)
-        self.count.copy_(total)
+    def update(self, rows: Tensor, frozen: Tensor) -> None:
+        """Take in rows [S, K, B, D]; nothing of a seed whose `frozen` [S] is 1."""
+        rows, before = rows.double(), self.count[:, None, None]
+        mean, variance = rows.mean(2), rows.var(2, correction=0)
+        count = rows.shape[2] * (1 - frozen).to(self.count)[:, None, None]
+        total, away = before + count, mean - self.mean
+        share = count / total.clamp_min(1)
+        spread = (1 - share) * (self.variance + share * away.square())
+        self.mean += share * away
+        self.variance.copy_(spread + share * variance)
+        self.count.copy_(total[:, 0, 0])
         self._refresh()
 
     def normalise(self, rows: Tensor, tasks: Any = slice(None)) -> Tensor:
@@ -74,9 +82,15 @@ class PopArt:
         mean, square: [S, K], of the returns and of their squares.
     """
 
-    def __init__(self, shape: tuple[int, int], step: float, device: torch.device | str = "cpu") -> None:
-        self.mean = torch.zeros(shape, device=device)
-        self.square = torch.ones(shape, device=device)
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        step: float,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.mean = torch.zeros(shape, device=device, dtype=dtype)
+        self.square = torch.ones(shape, device=device, dtype=dtype)
         self.step = step
         self._seen = torch.zeros((), device=device)
 
@@ -101,10 +115,13 @@ class PopArt:
         Args:
             returns: in the units of the reward.
             weight, bias: of the head, [S, K, 1, D] and [S, K, 1]; written.
-            frozen: [S], 1 for seeds of which nothing is to move.
+            frozen: [S], 1 for seeds of which nothing is to move; nor does it where returns are not finite.
         """
         mean, std = self.mean.clone(), self.std
-        share = torch.where(self._seen > 0, self.step, 1.0) * (1 - frozen.unsqueeze(1))
+        finite = torch.isfinite(returns).flatten(1).all(-1)
+        moves = ((1 - frozen).to(returns.dtype) * finite).unsqueeze(1)
+        returns = torch.where(finite[:, None, None], returns, 0)
+        share = torch.where(self._seen > 0, self.step, 1.0) * moves
         self.mean.lerp_(returns.mean(-1), share)
         self.square.lerp_(returns.square().mean(-1), share)
         self._seen.fill_(1)

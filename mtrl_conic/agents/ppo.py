@@ -8,18 +8,19 @@ per task by running moments.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mtrl_conic.agents.actor_critic import ActorCritic
 from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.gaussian import GaussianPolicy, TaskVector
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
-from mtrl_conic.agents.normalisation import PopArt, RunningMoments
+from mtrl_conic.agents.normalisation import RunningMoments
 from mtrl_conic.agents.optimizer import SeedwiseAdam
 from mtrl_conic.agents.ppo_losses import (
     clipped_losses,
@@ -28,10 +29,10 @@ from mtrl_conic.agents.ppo_losses import (
     generalized_advantages,
     policy_shift,
 )
-from mtrl_conic.agents.protocol import Agent, Setting, Transition
+from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.rollout import Minibatches, Rollout
 from mtrl_conic.agents.squashed import TaskInput
-from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.agents.values import ValueFunction
 from mtrl_conic.networks.layers import Recorder
 from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.system.streams import SeedStreams
@@ -43,7 +44,7 @@ _LEAST_STD, _LARGEST_STD = 0.05, 1.5
 _LOG_STD = (math.log(_LEAST_STD), math.log(_LARGEST_STD))
 
 
-class MultiTaskPPO(Agent):
+class MultiTaskPPO(ActorCritic):
     """S independent PPO agents, each learning the same K tasks.
 
     Args:
@@ -51,7 +52,7 @@ class MultiTaskPPO(Agent):
         critic_network: of the critic; None for one like the actor's. With `popart` its last layer must be a linear
             head per task.
         task_id_input: a one-hot task number joins the observation.
-        rollout_length: T, vector steps between updates.
+        rollout_steps: T, vector steps between updates.
         epochs: passes over a rollout.
         minibatches: parts of a pass, each with the same number of rows of every task.
         learning_rate, adam_epsilon: Adam's, for both networks.
@@ -68,7 +69,6 @@ class MultiTaskPPO(Agent):
         gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
 
-    networks: ClassVar[tuple[str, ...]] = ("critic", "actor")
     overlaps: ClassVar[bool] = False
 
     def __init__(
@@ -76,7 +76,7 @@ class MultiTaskPPO(Agent):
         network: Network,
         critic_network: Network | None = None,
         task_id_input: bool = True,
-        rollout_length: int = 250,
+        rollout_steps: int = 256,
         epochs: int = 10,
         minibatches: int = 16,
         learning_rate: float = 5e-4,
@@ -96,7 +96,7 @@ class MultiTaskPPO(Agent):
         self.network = instance("network", network, Network)
         self.critic_network = network if critic_network is None else instance("critic_network", critic_network, Network)
         self.task_id_input = flag("task_id_input", task_id_input)
-        self.rollout_length = whole("rollout_length", rollout_length, 1)
+        self.rollout_steps = whole("rollout_steps", rollout_steps, 1)
         self.epochs = whole("epochs", epochs, 1)
         self.minibatches = whole("minibatches", minibatches, 1)
         self.learning_rate = positive("learning_rate", learning_rate)
@@ -114,10 +114,10 @@ class MultiTaskPPO(Agent):
         self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
 
     def check(self, setting: Setting) -> None:
-        rows = self.rollout_length * setting.num_envs_per_task
+        rows = self.rollout_steps * setting.num_envs_per_task
         if rows % self.minibatches:
             raise ValueError(
-                f"minibatches must divide the {rows} steps per task of a rollout (rollout_length times the environments"
+                f"minibatches must divide the {rows} steps per task of a rollout (rollout_steps times the environments"
                 f" per task), not {self.minibatches}"
             )
         if self.popart is not None and not hasattr(self._critic_net(setting), "head"):
@@ -133,8 +133,8 @@ class MultiTaskPPO(Agent):
         self.critic_net = self._critic_net(setting)
         self.actor = self._learner("actor", [self.actor_net, self.spread_net], setting)
         self.critic = self._learner("critic", [self.critic_net], setting)
-        self.moments = RunningMoments((*setting.cells, setting.observation_size), _LIMIT, setting.device)
-        self.returns = None if self.popart is None else PopArt(setting.cells, self.popart, setting.device)
+        self.values = ValueFunction(self.critic_net, self.critic, self.popart, setting)
+        self.moments = self._moments(setting)
         self.greedy = GaussianPolicy(self.actor_net, self.spread_net, self.actor.views, self.moments, self.inputs)
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
@@ -143,14 +143,18 @@ class MultiTaskPPO(Agent):
     def _allocate(self, setting: Setting) -> None:
         shape, sizes = (*setting.cells, setting.num_envs_per_task), (setting.observation_size, setting.action_size)
         options: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
-        self.rollout = Rollout(shape, self.rollout_length, *sizes, **options)
+        self.rollout = Rollout(shape, self.rollout_steps, *sizes, **options)
         self._drawn = torch.zeros(*shape, setting.action_size, **options)
         self._log_prob = torch.zeros(shape, **options)
-        count = self.rollout_length * setting.num_envs_per_task
+        count = self.rollout_steps * setting.num_envs_per_task
         columns = (setting.observation_size + self.inputs.size, setting.action_size, 1, 1, 1)
         passes = (self.epochs, self.minibatches, self.streams["minibatches"])
         self.batches = Minibatches(setting.cells, count, columns, *passes, **options)
         self.steps = 0  # environment steps per task
+
+    def _moments(self, setting: Setting) -> RunningMoments:
+        shape = (*setting.cells, setting.observation_size)
+        return RunningMoments(shape, _LIMIT, setting.device, setting.dtype)
 
     def _actor_nets(self, setting: Setting) -> tuple[Network, Network]:
         sizes = (setting.observation_size + self._task_size(setting), setting.action_size, setting.num_tasks)
@@ -169,11 +173,6 @@ class MultiTaskPPO(Agent):
         clip, combiner = CLIPS[self.clip](self.max_grad_norm), setting.make_combiner(name)
         streams = self.streams["initialization"]
         return Learner(name, nets, combiner, setting, streams, optimizer, clip, self.gradient_scope)
-
-    @property
-    def combiners(self) -> tuple[Combiner, Combiner]:
-        """The critic's and the actor's."""
-        return self.critic.combiner, self.actor.combiner
 
     @torch.no_grad()
     def explore(self, observation: Tensor) -> Tensor:
@@ -210,33 +209,24 @@ class MultiTaskPPO(Agent):
         """Turn the full rollout into rows to learn from, and move the statistics on."""
         rollout = self.rollout
         inputs = self.inputs(self.moments.normalise(rollout.observation.flatten(2, 3)))
-        value = self._values(inputs)
-        following = self._values(self.inputs(self.moments.normalise(rollout.next_observation.flatten(2, 3))))
+        following = self.inputs(self.moments.normalise(rollout.next_observation.flatten(2, 3)))
+        value, next_value = self.values(inputs), self.values(following)
         shape = rollout.reward.shape
         advantage = generalized_advantages(
             rollout.reward,
             value.view(shape),
-            following.view(shape),
+            next_value.view(shape),
             rollout.terminated,
             rollout.ended,
             self.discount,
             self.trace,
         ).flatten(2)
-        target = advantage + value
-        if self.returns is not None:
-            views, head = self.critic.views, self.critic_net.head  # type: ignore[attr-defined]
-            self.returns.update(target, views[f"{head}.weight"], views[f"{head}.bias"], self.health.halted)
-            target = self.returns.normalise(target)
+        target = self.values.targets(advantage + value, self.health.halted)
         single = (rollout.log_prob.flatten(2), self._normalised(advantage), target)
         self.batches.fill(inputs, rollout.action.flatten(2, 3), *(field.unsqueeze(-1) for field in single))
         self._anneal()
-        self.moments.update(rollout.observation.flatten(2, 3))
+        self.moments.update(rollout.observation.flatten(2, 3), self.health.halted)
         rollout.restart()
-
-    def _values(self, inputs: Tensor) -> Tensor:
-        """Values [S, K, B] in the units of the reward."""
-        values = self.critic_net(self.critic.views, inputs).squeeze(-1)
-        return values if self.returns is None else self.returns.restore(values)
 
     def _normalised(self, advantage: Tensor) -> Tensor:
         if self.advantages == "none":
@@ -248,7 +238,7 @@ class MultiTaskPPO(Agent):
     def _anneal(self) -> None:
         if self.anneal_steps is None:
             return
-        done = self.steps - self.rollout_length * self.num_envs_per_task
+        done = self.steps - self.rollout_steps * self.num_envs_per_task
         rate = self.learning_rate * max(1 - done / self.anneal_steps, 0.0)
         for learner in (self.critic, self.actor):
             learner.optimizer.set_learning_rate(rate)
@@ -259,9 +249,9 @@ class MultiTaskPPO(Agent):
         old_log_prob, advantage, target = (field.squeeze(-1) for field in single)
 
         def value_losses() -> Tensor:
-            return self._value_losses(inputs, target)
+            return self.values.losses(inputs, target)
 
-        losses = self._value_losses(inputs, target, self.critic.gradients)
+        losses = self.values.losses(inputs, target, self.critic.gradients)
         metrics = self.critic.step(losses, self.health, value_losses)
 
         def policy_losses() -> Tensor:
@@ -276,11 +266,6 @@ class MultiTaskPPO(Agent):
         metrics |= {"policy/kl": divergence, "policy/clip_fraction": clipped, "policy/entropy": entropy.detach()}
         return metrics | self.diagnostics
 
-    def _value_losses(self, inputs: Tensor, target: Tensor, recorder: Recorder | None = None) -> Tensor:
-        """Half the mean squared error, [S, K]."""
-        values = self.critic_net(self.critic.views, inputs, recorder).squeeze(-1)
-        return 0.5 * (values - target).square().mean(-1)
-
     def _policy_losses(
         self, inputs: Tensor, action: Tensor, old: Tensor, advantage: Tensor, recorder: Recorder | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -292,20 +277,8 @@ class MultiTaskPPO(Agent):
         losses = clipped_losses(log_prob, old, advantage, self.ratio_clip) - self.entropy_bonus * entropy
         return losses, log_prob, entropy
 
-    def update_kind(self) -> Hashable:
-        return tuple(combiner.needs_jacobian() for combiner in self.combiners)
-
-    def replayed(self) -> None:
-        for combiner in self.combiners:
-            combiner.replayed()
-
     def steps_since(self, updates: int) -> int:
-        return -(-updates // (self.epochs * self.minibatches)) * self.rollout_length * self.num_envs_per_task
-
-    @property
-    def diagnostics(self) -> dict[str, Tensor]:
-        """What the combiners have last shown."""
-        return self.critic.diagnostics | self.actor.diagnostics
+        return -(-updates // (self.epochs * self.minibatches)) * self.rollout_steps * self.num_envs_per_task
 
     def state_dict(self) -> dict[str, Any]:
         """All of it; between vector steps no update is due, so that the rows of the last rollout are no part of it."""
@@ -313,7 +286,7 @@ class MultiTaskPPO(Agent):
             "actor": self.actor.state_dict(),
             "critic": self.critic.state_dict(),
             "observations": self.moments.state_dict(),
-            "returns": None if self.returns is None else self.returns.state_dict(),
+            "returns": self.values.state_dict(),
             "rollout": self.rollout.state_dict(),
             "steps": self.steps,
             "health": self.health.state_dict(),
@@ -324,8 +297,7 @@ class MultiTaskPPO(Agent):
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         self.moments.load_state_dict(state["observations"])
-        if self.returns is not None:
-            self.returns.load_state_dict(state["returns"])
+        self.values.load_state_dict(state["returns"])
         self.rollout.load_state_dict(state["rollout"])
         self.steps = state["steps"]
         self.health.load_state_dict(state["health"])
@@ -341,6 +313,6 @@ class MultiTaskPPO(Agent):
         layout = layout_of(nets)
         if state["params"].shape != (len(setting.seeds), layout.size):
             raise ValueError(f"an actor has {layout.size} parameters, here are {state['params'].shape[-1]}")
-        moments = RunningMoments((*setting.cells, setting.observation_size), _LIMIT, setting.device)
+        moments = self._moments(setting)
         moments.load_state_dict(state["observations"])
         return GaussianPolicy(*nets, layout.views(state["params"].to(setting.device)), moments, inputs)

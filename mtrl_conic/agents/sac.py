@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtrl_conic.agents.actor_critic import ActorCritic
 from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
@@ -19,14 +20,13 @@ from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.agents.replay import Batch
 from mtrl_conic.agents.squashed import SquashedGaussianPolicy, TaskInput
 from mtrl_conic.agents.temperature import Temperatures
-from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.networks.layers import Recorder
 from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
 
-class MultiTaskSAC(OffPolicyAgent):
+class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     """S independent SAC agents, each learning the same K tasks; the defaults are those of docs/protocols.md.
 
     Args:
@@ -46,8 +46,6 @@ class MultiTaskSAC(OffPolicyAgent):
         reward_scale: factor of the rewards in the critics' targets.
         gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
-
-    networks: ClassVar[tuple[str, ...]] = ("critic", "actor")
 
     def __init__(
         self,
@@ -137,11 +135,6 @@ class MultiTaskSAC(OffPolicyAgent):
             SeedwiseAdam, learning_rate=self.learning_rate, epsilon=self.adam_epsilon, weight_decay=weight_decay
         )
 
-    @property
-    def combiners(self) -> tuple[Combiner, Combiner]:
-        """The critic ensemble's and the actor's."""
-        return self.critic.combiner, self.actor.combiner
-
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         outputs = self.actor_net(self.actor.views, self.inputs(observation))
@@ -149,18 +142,6 @@ class MultiTaskSAC(OffPolicyAgent):
 
     def exploit(self, observation: Tensor) -> Tensor:
         return self.greedy(observation)
-
-    def update_kind(self) -> Hashable:
-        return tuple(combiner.needs_jacobian() for combiner in self.combiners)
-
-    def replayed(self) -> None:
-        for combiner in self.combiners:
-            combiner.replayed()
-
-    @property
-    def diagnostics(self) -> dict[str, Tensor]:
-        """What the combiners have last shown."""
-        return self.critic.diagnostics | self.actor.diagnostics
 
     def learn(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step of critics, actor and temperatures, and one of the target critics."""
