@@ -54,6 +54,6 @@ def _on_the_way_to_a_command() -> bool:
 
 
 if not _on_the_way_to_a_command():
-    from mtrl_conic.envs.registration import register
+    from mtrl_conic.envs.registered.registration import register
 
     register()  # gymnasium.make("mtrl_conic/push-v3") works from here on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,12 +17,12 @@ usage: mtrl-conic COMMAND [arguments]
        mtrl-conic --version
 
 commands
-  train      agents on many tasks at once, or go on with a run
-  evaluate   a run's policies on every goal, with videos where wanted
-  report     tables and pictures of any number of runs
-  sweep      combiners x seeds, each pair a run
-  toy        combiners on the toy problem with two tasks
-  benchmark  the speed of environments, updates and training
+  train      trains agents on many tasks at once, or goes on with a run
+  evaluate   plays the policies of a run on every goal, with videos where wanted
+  report     writes tables and pictures of any number of runs
+  sweep      trains combiners × seeds, each pair a run of its own
+  toy        runs combiners on the toy problem with two tasks
+  benchmark  measures environments, updates and training
 
 Each is also a module of its own: `mtrl-conic train` is `python -m mtrl_conic.train`.
 """
@@ -62,6 +63,8 @@ def _unknown(name: str) -> str:
 
 def command() -> int:
     """What starts as `mtrl-conic`; its output is protected as that of each command alone."""
+    if os.getcwd() not in sys.path:  # where a user's own classes are, as with `python -m`
+        sys.path.insert(0, os.getcwd())
     return console.run(main, printed=sys.argv[1:2] in ([name] for name in _PRINTED))
 
 

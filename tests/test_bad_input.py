@@ -180,9 +180,12 @@ CASES = {
     "own environments that are not there": (["env=own", "env._target_=gone.Mine"], ["gone.Mine", "no module gone"]),
     "environments that are none": (
         ["env=own", "env._target_=mtrl_conic.combiners.mgda.MGDA"],
-        ["env._target_=mtrl_conic.combiners.mgda.MGDA", "is not an Environments"],
+        [
+            "env._target_=mtrl_conic.combiners.mgda.MGDA",
+            "must be derived from mtrl_conic.envs.environments.Environments",
+        ],
     ),
-    "argument that the environments do not take": (["env=toy", "+env.speed=3"], ["env", "'speed'"]),
+    "argument that the environments do not take": (["env=toy", "+env.speed=3"], ["env.speed", "no such setting"]),
     "Hydra's own folder": (["hydra.run.dir=x"], ["hydra.run.dir=x", "run_dir=..."]),
     "sweep folder without --multirun": (["hydra.sweep.dir=x"], ["hydra.sweep.dir", "--multirun"]),
     "launcher without --multirun": (["hydra/launcher=joblib"], ["hydra/launcher=joblib", "--multirun"]),

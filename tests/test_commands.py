@@ -10,8 +10,9 @@ import pytest
 import yaml
 from conftest import TOY, environment
 
-import mtrl_conic
+import mtrl_conic.__main__
 from mtrl_conic.__main__ import _MODULES, main
+from mtrl_conic.system import console
 from mtrl_conic.system.provenance import command
 
 HELP = """
@@ -47,6 +48,17 @@ def test_a_command_gets_its_arguments_and_gives_its_status(tmp_path, monkeypatch
     assert "env=toi" in capsys.readouterr().err
     assert main(["report", "runs=nowhere", "out=x"]) == 2
     assert "runs=nowhere" in capsys.readouterr().err
+
+
+def test_the_script_finds_classes_where_it_is_started(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_method_of_ones_own.py").write_text("from mtrl_conic.combiners.ls import LS as Own\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.setattr(console, "run", lambda main, printed: main())
+    arguments = ["train", "--cfg", *TOY, "combiner=ls", "combiner._target_=a_method_of_ones_own.Own"]
+    monkeypatch.setattr(sys, "argv", ["mtrl-conic", *arguments])
+    assert mtrl_conic.__main__.command() == 0
+    assert "a_method_of_ones_own.Own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["/opt/venv/bin/mtrl-conic", Path(mtrl_conic.__file__).parent / "__main__.py"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import shlex
@@ -18,9 +18,6 @@ FILE = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", re.DOTALL)
 SMALL = ["batch_size_per_task=8", "eval.every=300", "eval.episodes=1", "threads=1"]
 SMALL += ["eval.final_episodes=1", "capacity_per_task=300", "device=cpu"]
 GROUP = {"combiner": "combiner", "network": "network", "agent": "agent", "environment": "env"}
-# Recipes for interfaces that another branch brings; remove with the last of them.
-NEEDS = {"network": "mtrl_conic.agents.protocol", "agent": "mtrl_conic.agents.protocol"}
-NEEDS["environment"] = "mtrl_conic.envs.environments"
 
 
 def run(line: str) -> int:
@@ -37,8 +34,6 @@ def test_there_are_four_recipes():
 
 @pytest.mark.parametrize("kind", GROUP)
 def test_a_recipe_trains_resumes_and_evaluates(kind, tmp_path, monkeypatch):
-    if kind in NEEDS and importlib.util.find_spec(NEEDS[kind]) is None:
-        pytest.skip(f"{NEEDS[kind]} is on its way")
     files = dict(FILE.findall(RECIPES[kind]))
     (module, config) = files
     assert Path(config).parts[:2] == ("my_configs", GROUP[kind])

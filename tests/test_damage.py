@@ -198,7 +198,7 @@ def fill(buffer: ReplayBuffer, stop: int) -> None:
 
 
 def numbered(folder: Path, steps: range) -> None:
-    """Checkpoints with a row a step."""
+    """Checkpoints with a row per step."""
     checkpoints, buffer = Checkpoints(folder), ReplayBuffer(SEEDS, TASKS, 2, 1, CAPACITY)
     for step in steps:
         fill(buffer, step)

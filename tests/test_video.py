@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from mtrl_conic import evaluate as command
 from mtrl_conic.envs import metaworld
 from mtrl_conic.envs.evaluation import evaluate
-from mtrl_conic.envs.gymnasium_tasks import Gymnasium
+from mtrl_conic.envs.gymnasium_adapter import Gymnasium
 from mtrl_conic.envs.vector import VectorEnv, VectorStep
 from mtrl_conic.policies import evaluate_run
 from mtrl_conic.runs.checkpoint import write_file

@@ -1,7 +1,7 @@
-"""Soft actor-critic losses, one a seed and task: pure functions of tensors [S, K, B].
+"""Soft actor-critic losses, one per seed and task: pure functions of tensors [S, K, B].
 
 Source: Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (arXiv 1812.05905), with one temperature
-a task as in multi-task SAC (Meta-World, arXiv 1910.10897).
+per task as in multi-task SAC (Meta-World, arXiv 1910.10897).
 """
 
 from __future__ import annotations

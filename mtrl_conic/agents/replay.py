@@ -32,10 +32,10 @@ class ReplayBuffer:
         seeds: the S seeds; each samples from its own stream.
         num_tasks: K.
         observation_size, action_size: O, A.
-        capacity_per_task: rows kept a task.
+        capacity_per_task: rows kept per task.
 
     Attributes:
-        total: rows ever added a task.
+        total: rows ever added per task.
         origin: the first row that it can hold: 0, unless what came before was lost with a damaged file.
     """
 
@@ -83,7 +83,7 @@ class ReplayBuffer:
         self.write_rows(self.total, rows.to(self.storage))
 
     def sample(self, batch_size: int) -> Batch:
-        """Draw `batch_size` transitions a seed and task, with replacement."""
+        """Draw `batch_size` transitions per seed and task, with replacement."""
         shape = (*self.storage.shape[:2], batch_size)
         uniform = self.streams.uniform_(torch.empty(shape, device=self.storage.device))
         # float32 can round u · size up to size itself

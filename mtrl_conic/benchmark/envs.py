@@ -15,7 +15,7 @@ from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
 from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.metaworld import MetaWorld
-from mtrl_conic.envs.registration import NAMESPACE, register
+from mtrl_conic.envs.registered.registration import NAMESPACE, register
 from mtrl_conic.envs.vector import VectorEnv
 
 _STEPS = 200

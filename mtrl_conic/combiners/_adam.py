@@ -1,4 +1,4 @@
-"""Adam for the few weights that a combiner learns: K a seed, in float64, with nothing read back to the host."""
+"""Adam for the few weights that a combiner learns: K per seed, in float64, with nothing read back to the host."""
 
 from __future__ import annotations
 

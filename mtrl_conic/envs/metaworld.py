@@ -18,7 +18,7 @@ from mtrl_conic.envs.shipped import ACTION_SIZE, HORIZON, NUM_GOALS, OBSERVATION
 from mtrl_conic.system.validation import choice, flag, whole
 
 BENCHMARKS = ("mt10", "mt25", "mt50")
-REWARD_VERSIONS = ("v2", "v1")
+REWARD_VERSIONS = ("v1", "v2")
 _HIGHEST_GOAL_SEED = 2**32 - 1  # all that the package's generator takes
 
 

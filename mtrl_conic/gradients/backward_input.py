@@ -55,7 +55,7 @@ def listed_tensors(losses: Tensor | Sequence[Tensor], num_tasks: int, device: to
         TypeError: neither a tensor nor a sequence of tensors.
         ValueError: of another number or shape, or on another device.
     """
-    wanted = f"losses must have shape [{num_tasks}], one a task"
+    wanted = f"losses must have shape [{num_tasks}], one per task"
     if isinstance(losses, Tensor):
         if losses.shape != (num_tasks,):
             raise ValueError(f"{wanted}, not {list(losses.shape)}")

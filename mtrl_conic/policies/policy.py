@@ -41,7 +41,7 @@ class Policy:
 
     Attributes:
         tasks: the names of the K tasks.
-        step: environment steps a task that it has been trained for.
+        step: environment steps per task that it has been trained for.
         generator: draws the noise of `deterministic=False`; seeded with the run's seed.
     """
 

@@ -82,7 +82,7 @@ def heading(known: dict[str, Any]) -> str:
     which = f"goals 0 to {goals - 1}" if goals > 1 else "goal 0"
     lines = [
         f"run         {known['run']} ({method(known)})",
-        f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} a task",
+        f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} per task",
         f"protocol    {known['title']}; {shared['episodes']} episode{plural} per task and seed on {which},",
         "            deterministic policy, success at any step",
         "versions    " + ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS),

@@ -67,7 +67,7 @@ def _methods(runs: Sequence[Run]) -> list[str]:
 
 
 def _rows(run: Run, method: str) -> Iterator[tuple[Any, ...]]:
-    env = _chosen(run, "env") or str(run.config["env"].get("name"))
+    env = protocol.env_name(run)
     combiner = _chosen(run, "combiner") or run.config["combiner"]["_target_"].rpartition(".")[2]
     for seed, curve in run.curves.items():
         for step, task, values in _cells(curve, run.tasks):

@@ -34,7 +34,7 @@ def lock(run_dir: Path) -> int:
 
 @cache
 def _warn_of_no_lock(run_dir: Path, reason: str) -> None:
-    """Once a folder and process."""
+    """Once per folder and process."""
     print(
         f"warning: the file system of {run_dir} gives no lock ({reason}): see to it yourself that no other process"
         " works in the folder",

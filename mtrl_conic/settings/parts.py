@@ -43,8 +43,7 @@ def build(section: Mapping[str, Any], kind: type[T], key: str) -> T:
     except (HydraException, TypeError, ValueError) as error:
         raise ConfigError(placed(key, section, _first_cause(error))) from error
     if not isinstance(part, kind):
-        article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        raise ConfigError(f"{key}._target_={target}: is not {article} {kind.__name__}")
+        raise ConfigError(f"{key}._target_={target}: must be derived from {kind.__module__}.{kind.__name__}")
     return part
 
 

@@ -7,10 +7,14 @@ import threading
 import gymnasium
 import numpy as np
 import pytest
+from conftest import TOY, records, train_here
 from gymnasium.spaces import Box
 
-from mtrl_conic.envs.gymnasium_tasks import Gymnasium
+from mtrl_conic.envs.gymnasium_adapter import Gymnasium
 from mtrl_conic.envs.vector import VectorEnv, unstored_tasks
+from mtrl_conic.runs.folder import open_run
+from mtrl_conic.settings.compose import resume_config
+from mtrl_conic.training.trainer import Trainer
 
 
 class Line(gymnasium.Env):
@@ -191,8 +195,8 @@ def test_environments_of_mujoco_are_stored():
         ({"tasks": {"one": 1}}, "tasks must be a list of different ids"),
         ({"kwargs": [1]}, "kwargs must be a mapping"),
         ({"task_kwargs": {LINE: 3}}, "task_kwargs must be a mapping"),
-        ({"num_goals": 0}, "num_goals must be a whole number from 1"),
-        ({"first_seed": -1}, "first_seed must be a whole number from 0"),
+        ({"num_goals": 0}, "num_goals must be a whole number of at least 1"),
+        ({"first_seed": -1}, "first_seed must be a whole number of at least 0"),
         ({"success_key": 3}, "success_key must be a name"),
         ({"success_return": float("nan")}, "success_return must be a number"),
         ({"kwargs": {"low": 4.0}}, "tests/Line-v0 cannot be made"),
@@ -223,3 +227,19 @@ def test_what_cannot_be_drawn_is_said(monkeypatch):
     monkeypatch.setitem(Line.metadata, "render_modes", [])
     with pytest.raises(ValueError, match="tests/Line-v0 cannot be drawn: it has no render_mode rgb_array"):
         Gymnasium([LINE], first_seed=3, kwargs={"high": 2.5}).drawn_by_mujoco()
+
+
+def test_a_run_whose_environments_cannot_be_stored_says_so_and_goes_on(tmp_path, capsys):
+    arguments = [argument for argument in TOY if argument != "env=toy"]
+    arguments += ["env=gym", "env.tasks=[tests/Forgetful-v0]", "env.workers=0", "combiner=ls", "steps_per_task=90"]
+    folder = train_here(*arguments, f"run_dir={tmp_path / 'run'}")
+    said = capsys.readouterr().out
+    assert said.count("tests/Forgetful-v0: cannot be stored in mid-episode, so that episodes start anew on resume") == 1
+    config = resume_config(str(folder), ["steps_per_task=110"])
+    with open_run(config, True):
+        trainer = Trainer(config, folder, resume=True)
+        assert trainer.observation[0, 0, 0, 1] == 0  # a first observation
+        assert trainer.run()
+        trainer.close()
+    assert "tests/Forgetful-v0: not stored in mid-episode, their episodes start anew" in capsys.readouterr().out
+    assert [line["step"] for line in records(folder)] == [90, 100, 110]

@@ -114,7 +114,7 @@ def test_a_subset_has_the_goals_of_the_whole_benchmark(spec):
         ({"benchmark": "mt1", "tasks": ["push-v3"]}, "tasks must be left out with mt1"),
         ({"benchmark": "mt1", "task": 3}, "task must be a Meta-World V3 task, not 3"),
         ({"benchmark": "mt10", "tasks": ["rech-v3"]}, "tasks must be of mt10, not 'rech-v3'; the closest are reach-v3"),
-        ({"benchmark": "mt10", "reward_version": "v3"}, "reward_version must be one of v2, v1, not 'v3'"),
+        ({"benchmark": "mt10", "reward_version": "v3"}, "reward_version must be one of v1, v2, not 'v3'"),
     ],
     ids=str,
 )

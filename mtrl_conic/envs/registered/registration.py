@@ -34,13 +34,13 @@ def register() -> None:
     for task in TASKS:
         registration.register(
             f"{NAMESPACE}/{task}",
-            entry_point="mtrl_conic.envs.gymnasium_task:GymnasiumTask",
+            entry_point="mtrl_conic.envs.registered.task:GymnasiumTask",
             max_episode_steps=HORIZON,
             kwargs={"task": task},
         )
     for benchmark in VECTORS:
         registration.register(
             f"{NAMESPACE}/{benchmark}",
-            vector_entry_point="mtrl_conic.envs.gymnasium_vector:make_vector",
+            vector_entry_point="mtrl_conic.envs.registered.vector:make_vector",
             kwargs={"benchmark": benchmark},
         )

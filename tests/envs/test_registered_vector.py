@@ -11,10 +11,10 @@ from metaworld.evaluation import evaluation
 from metaworld.policies import ENV_POLICY_MAP
 
 import mtrl_conic  # noqa: F401  # registers ours
-from mtrl_conic.envs.gymnasium_task import official_tasks
-from mtrl_conic.envs.gymnasium_vector import GymnasiumVector
-from mtrl_conic.envs.gymnasium_worker import BenchmarkSpec
 from mtrl_conic.envs.metaworld import draw_goals
+from mtrl_conic.envs.registered.task import official_tasks
+from mtrl_conic.envs.registered.vector import GymnasiumVector
+from mtrl_conic.envs.registered.worker import BenchmarkSpec
 from mtrl_conic.envs.shared import WorkerError
 from mtrl_conic.envs.shipped import task_class
 

@@ -14,7 +14,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mtrl_conic.envs.gymnasium_worker import (
+from mtrl_conic.envs.metaworld import benchmark_tasks, draw_goals
+from mtrl_conic.envs.pool import WorkerPool
+from mtrl_conic.envs.process import check_picklable
+from mtrl_conic.envs.registered.worker import (
     ACTION_TYPES,
     INFO_KEYS,
     INFO_TYPES,
@@ -23,9 +26,6 @@ from mtrl_conic.envs.gymnasium_worker import (
     BenchmarkLayout,
     BenchmarkSpec,
 )
-from mtrl_conic.envs.metaworld import benchmark_tasks, draw_goals
-from mtrl_conic.envs.pool import WorkerPool
-from mtrl_conic.envs.process import check_picklable
 from mtrl_conic.envs.shipped import NUM_GOALS
 from mtrl_conic.system import validation
 from mtrl_conic.system.cores import available_cores

@@ -17,7 +17,7 @@ from metaworld.types import Task
 import mtrl_conic
 from mtrl_conic.envs.fast.rebind import exact_class
 from mtrl_conic.envs.metaworld import all_tasks, draw_goals
-from mtrl_conic.envs.registration import TASKS, VECTORS, register
+from mtrl_conic.envs.registered.registration import TASKS, VECTORS, register
 from mtrl_conic.envs.shipped import task_class
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # gymnasium's, about the official spaces
@@ -191,7 +191,7 @@ def test_a_goal_that_is_none_is_named(goal):
     ("options", "words"),
     [
         ({"goal_seed": -1}, "goal_seed must be .* at least 0, not -1"),
-        ({"reward_function_version": "v3"}, "reward_function_version must be one of v2, v1, not 'v3'"),
+        ({"reward_function_version": "v3"}, "reward_function_version must be one of v1, v2, not 'v3'"),
         ({"terminate_on_success": 1}, "terminate_on_success must be true or false, not 1"),
     ],
 )
@@ -214,7 +214,8 @@ def test_an_episode_ends_at_the_limit_or_with_success():
 
 
 def test_stable_baselines_trains_on_it():
-    stable_baselines3 = pytest.importorskip("stable_baselines3")
+    import stable_baselines3
+
     env = make(max_episode_steps=20)
     model = stable_baselines3.PPO("MlpPolicy", env, n_steps=32, batch_size=16, n_epochs=1, device="cpu", seed=0)
     model.learn(64)

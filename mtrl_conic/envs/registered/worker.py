@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.fast.rebind import exact_class
-from mtrl_conic.envs.gymnasium_task import official_tasks
+from mtrl_conic.envs.registered.task import official_tasks
 from mtrl_conic.envs.shared import Field, WorkerGroup, memory_size, place_arrays
 from mtrl_conic.envs.shipped import ACTION_SIZE, task_class
 from mtrl_conic.envs.worker import NamedWork

@@ -1,0 +1,1 @@
+"""The fast Meta-World environments as gymnasium knows them, registered by `import mtrl_conic`."""
