@@ -12,6 +12,10 @@ from test_capture import Quiet
 from test_resume import assert_same_run, run_here
 
 import mtrl_conic.training.trainer
+from mtrl_conic.report.diagnostics import diagnostics
+from mtrl_conic.report.grouping import sections
+from mtrl_conic.report.reading import read_run
+from mtrl_conic.report.style import Colours
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.training.device_steps import device_steps
 
@@ -33,6 +37,13 @@ def test_what_a_run_writes(whole):
     first, *_ = records(whole, "metrics")
     assert first["step"] == 40
     assert {"loss/policy/direct", "combiner/policy/weight/damped"} <= first.keys()
+
+
+def test_a_report_draws_the_networks_that_there_are(whole):
+    (section,) = sections([read_run(whole, [])], None, [])
+    assert section.networks == ["policy"]
+    assert section.labels == ("ConicGrad",)
+    assert {picture.name for picture in diagnostics(section, Colours(section.labels))} >= {"cosine", "weights"}
 
 
 @pytest.mark.parametrize("cut", [107, 120])

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from mtrl_conic.agents.clipping import NetworkClip, TaskClip
 from mtrl_conic.agents.optimizer import SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting
-from mtrl_conic.combiners import CAGrad, ConicGrad
+from mtrl_conic.combiners import CAGrad, Combiner, ConicGrad
 from mtrl_conic.networks.initial import constant
 from mtrl_conic.networks.layout import Layout, Parameter
 from mtrl_conic.networks.multi_head import MultiHeadMLP
@@ -23,6 +23,7 @@ from mtrl_conic.report.reading import read_run
 from mtrl_conic.runs.checkpoint import read_file, write_file
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.parts import build
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.train import main
 
@@ -234,3 +235,14 @@ def test_sweeps_over_the_combiners_of_a_network(tmp_path, capsys):
     assert found == {(name, steps) for name in ("cagrad", "pcgrad") for steps in (10, 20)}
     assert main([*arguments, "warmup_steps=10,20", f"hydra.sweep.dir={tmp_path / 'sweep'}"]) == 0
     assert "4 of them complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [ImportError("a package is missing"), ZeroDivisionError("by 0"), KeyError("power")])
+def test_whatever_a_constructor_raises_becomes_one_line(error, monkeypatch):
+    class Broken(Combiner):
+        def __init__(self, power=1.0):
+            raise error
+
+    monkeypatch.setattr("mtrl_conic.combiners.ls.Broken", Broken, raising=False)
+    with pytest.raises(ConfigError, match=r"^combiner: \S.*$"):
+        build({"_target_": "mtrl_conic.combiners.ls.Broken", "power": 2.0}, Combiner, "combiner")

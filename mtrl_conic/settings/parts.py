@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import hydra
-from hydra.errors import HydraException
 
 from mtrl_conic.settings import aliases, classes
 from mtrl_conic.settings.errors import ConfigError, first_line
@@ -40,7 +39,7 @@ def build(section: Mapping[str, Any], kind: type[T], key: str) -> T:
     plain = {name: value for name, value in section.items() if name not in parts}
     try:
         part = hydra.utils.instantiate({"_convert_": "all", "_partial_": True, **plain})(**parts)
-    except (HydraException, TypeError, ValueError) as error:
+    except Exception as error:  # the class may be a user's, and do anything
         raise ConfigError(placed(key, section, _first_cause(error))) from error
     if not isinstance(part, kind):
         raise ConfigError(f"{key}._target_={target}: must be derived from {kind.__module__}.{kind.__name__}")
