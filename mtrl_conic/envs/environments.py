@@ -18,6 +18,7 @@ class VectorConfig:
     num_envs_per_task: int = 1
     workers: int | None = None
     timeout: float = 60.0
+    horizon: int | None = None  # of training episodes
 
 
 class Environments(ABC):

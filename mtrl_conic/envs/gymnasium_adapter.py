@@ -34,7 +34,7 @@ class Gymnasium(Environments):
         success_key: of `info`: a step succeeds where `info[success_key]` is true.
         success_return: an episode succeeds that has this return at its end, or more; a number, or one by the task's
             name. With neither of the two nothing ever counts as a success.
-        horizon: steps of an episode; by default each environment's own `max_episode_steps`.
+        max_episode_steps: of an episode; by default each environment's own.
         num_goals: how many different resets there are.
         first_seed: of the resets.
     """
@@ -46,11 +46,12 @@ class Gymnasium(Environments):
         task_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
         success_key: str | None = None,
         success_return: float | Mapping[str, float] | None = None,
-        horizon: int | None = None,
+        max_episode_steps: int | None = None,
         num_goals: int = 1_000_000,
         first_seed: int = 0,
     ) -> None:
-        ids = read_ids(tasks, kwargs, task_kwargs, None if horizon is None else whole("horizon", horizon, 1))
+        limit = None if max_episode_steps is None else whole("max_episode_steps", max_episode_steps, 1)
+        ids = read_ids(tasks, kwargs, task_kwargs, limit)
         self.tasks = tuple(ids)
         self.num_goals = whole("num_goals", num_goals, 1, _HIGHEST_SEED)
         self._first_seed = whole("first_seed", first_seed, 0, _HIGHEST_SEED - self.num_goals)

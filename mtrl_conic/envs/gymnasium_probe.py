@@ -82,7 +82,7 @@ def probe(task: str, what: Id) -> Probe:
     try:
         limit = what.horizon or (env.spec.max_episode_steps if env.spec else None)
         if limit is None:
-            raise ValueError(f"horizon must be given: {what.id} has no max_episode_steps")
+            raise ValueError(f"max_episode_steps must be given: {what.id} has none of its own")
         observation, action = (_size(task, kind, getattr(env, f"{kind}_space")) for kind in ("observation", "action"))
         if not np.isfinite([env.action_space.low, env.action_space.high]).all():
             raise ValueError(f"tasks must have bounded actions, those of {task} are {env.action_space}")

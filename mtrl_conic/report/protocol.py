@@ -16,7 +16,7 @@ from mtrl_conic.settings.parts import arguments_of, build, with_defaults
 Settings = dict[str, str]
 
 # Settings of the environments that change how fast a run is, not what it is asked to do.
-_EXECUTION = ("workers", "timeout", "fast", "num_envs_per_task")
+_EXECUTION = ("workers", "timeout", "fast", "num_envs_per_task", "horizon")
 
 
 def protocol_of(run: Run) -> Settings:
@@ -47,6 +47,7 @@ def method_of(run: Run) -> Settings:
     for key, section in parts.items():
         found |= dict(_flat(key, with_defaults(section)))
     found["env.num_envs_per_task"] = run.config["env"].get("num_envs_per_task", 1)
+    found["env.horizon"] = run.config["env"].get("horizon")
     return {key: _text(value) for key, value in found.items()}
 
 

@@ -183,6 +183,7 @@ _RANGES = {
     "eval.final_episodes": (1, _MANY),
     "env.num_envs_per_task": (1, _MANY),
     "env.workers": (0, _MANY),
+    "env.horizon": (1, _MANY),
     "env.timeout": (0, 1_000_000),  # seconds; what waits for the workers counts milliseconds in 31 bits
     "threads": (1, 1024),
 }
@@ -219,6 +220,9 @@ def _validate_env(config: TrainConfig) -> None:
         raise ConfigError(
             f"env.workers={config.vector.workers}: must be at most the number of environments, {config.num_envs}"
         )
+    horizon, most = config.vector.horizon, config.make_environments().horizon
+    if horizon is not None and horizon > most:
+        raise ConfigError(f"env.horizon={horizon}: must be at most {most}, the steps of an evaluation's episodes")
 
 
 def _validate_agent(config: TrainConfig, agent: Agent) -> None:

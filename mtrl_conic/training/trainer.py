@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mtrl_conic.envs.evaluation import Interrupted, evaluate
+from mtrl_conic.envs.shortened import Shortened
 from mtrl_conic.envs.vector import VectorEnv, WorkerError, unstored_tasks
 from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
 from mtrl_conic.runs.records import RunLogger
@@ -66,7 +67,8 @@ class Trainer:
         self._look_at_seeds()
         self.steps = device_steps(self.agent, config.cuda_graphs)
         timeout, num_envs = config.vector.timeout, config.vector.num_envs_per_task
-        self.envs = VectorEnv(spec, config.seeds, num_envs, config.workers, timeout=timeout)
+        training_spec = Shortened(spec, config.vector.horizon) if config.vector.horizon else spec
+        self.envs = VectorEnv(training_spec, config.seeds, num_envs, config.workers, timeout=timeout)
         workers = min(config.workers, config.num_envs // num_envs)
         self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
         self.transfer = StepTransfer(self.envs.shape, spec.observation_size, spec.action_size, self.device)

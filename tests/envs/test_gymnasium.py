@@ -88,7 +88,7 @@ def test_terminated_and_truncated_are_kept_apart():
         "tasks": {"end": LINE, "stop": LINE, "long": LINE},
         "task_kwargs": {"end": {"terminate": 3}, "stop": {"truncate": 2}},
     }
-    spec = Gymnasium(**settings, horizon=5).setup()
+    spec = Gymnasium(**settings, max_episode_steps=5).setup()
     flags = {}
     with VectorEnv(spec, [0], workers=0) as envs:
         envs.reset()
@@ -104,12 +104,12 @@ def test_terminated_and_truncated_are_kept_apart():
 
 def test_lengths_are_the_environments_own_or_given():
     assert Gymnasium([LINE]).horizon == 20
-    assert Gymnasium([LINE], horizon=30).setup().make(0).horizon == 30
+    assert Gymnasium([LINE], max_episode_steps=30).setup().make(0).horizon == 30
     both = Gymnasium([LINE, "tests/Forgetful-v0"])
     assert both.horizon == 20
-    with pytest.raises(ValueError, match="horizon must be given: tests/Endless-v0"):
+    with pytest.raises(ValueError, match="max_episode_steps must be given: tests/Endless-v0"):
         Gymnasium(["tests/Endless-v0"])
-    assert Gymnasium(["tests/Endless-v0"], horizon=4).horizon == 4
+    assert Gymnasium(["tests/Endless-v0"], max_episode_steps=4).horizon == 4
 
 
 def test_tasks_may_have_episodes_of_several_lengths():
