@@ -11,13 +11,15 @@ from torch import Tensor
 
 from mtrl_conic.agents.actor_critic import ActorCritic
 from mtrl_conic.agents.clipping import CLIPS
+from mtrl_conic.agents.critic_heads import CategoricalHead, CriticHead, ScalarHead
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
-from mtrl_conic.agents.losses import actor_losses, critic_losses, squashed_gaussian, td_target
+from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target
 from mtrl_conic.agents.off_policy import OffPolicyAgent
 from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
-from mtrl_conic.agents.protocol import Setting
+from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
+from mtrl_conic.agents.reward_scales import ConstantScale, ReturnScale, RewardScale
 from mtrl_conic.agents.squashed import SquashedGaussianPolicy, TaskInput
 from mtrl_conic.agents.temperature import Temperatures
 from mtrl_conic.networks.layers import Recorder
@@ -44,6 +46,10 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         initial_temperature: one per task.
         target_entropy: in nats, per task; None for minus the number of action dimensions.
         reward_scale: factor of the rewards in the critics' targets.
+        normalise_returns: divide rewards by the largest return of their task so far, and multiply by `value_limit`, in
+            place of `reward_scale`.
+        critic_head: what a critic's outputs are: "scalar", the value, or "categorical", a distribution over values.
+        value_bins, value_limit: of a categorical head: values from minus the limit to the limit.
         gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
 
@@ -67,6 +73,10 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         initial_temperature: float = 1.0,
         target_entropy: float | None = None,
         reward_scale: float = 1.0,
+        normalise_returns: bool = False,
+        critic_head: str = "scalar",
+        value_bins: int = 101,
+        value_limit: float = 10.0,
         gradient_scope: str = "shared",
     ) -> None:
         super().__init__(warmup_steps, batch_size_per_task, capacity_per_task, updates_per_step)
@@ -86,6 +96,10 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
             number("target_entropy", target_entropy, -1e6, 1e6)
         self.target_entropy = target_entropy
         self.reward_scale = positive("reward_scale", reward_scale)
+        self.normalise_returns = flag("normalise_returns", normalise_returns)
+        self.value_limit = positive("value_limit", value_limit)
+        heads: dict[str, CriticHead] = {"scalar": ScalarHead(), "categorical": CategoricalHead(value_bins, value_limit)}
+        self.head = heads[choice("critic_head", critic_head, tuple(heads))]
         self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
 
     def setup(self, setting: Setting) -> None:
@@ -102,6 +116,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.target_views = self.critic.layout.views(self.target_params)
         entropy = -float(setting.action_size) if self.target_entropy is None else self.target_entropy
         self.temperatures = Temperatures(setting, self.initial_temperature, entropy, self._optimizer())
+        self.rewards = self._reward_scale(setting)
         self.greedy = SquashedGaussianPolicy(self.actor_net, self.actor.views, self.inputs)
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
@@ -109,14 +124,24 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     def _task_input(self, setting: Setting) -> TaskInput:
         return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
 
+    def _reward_scale(self, setting: Setting) -> RewardScale:
+        if not self.normalise_returns:
+            return ConstantScale(self.reward_scale)
+        shape = (*setting.cells, setting.num_envs_per_task)
+        return ReturnScale(shape, self.discount, self.value_limit, setting.device)
+
+    def observe(self, transition: Transition) -> None:
+        super().observe(transition)
+        self.rewards.observe(transition)
+
     def _actor_net(self, setting: Setting, more: int = 0) -> Network:
         """For observations with so many numbers `more`."""
         return self.network.made("actor", setting.observation_size + more, 2 * setting.action_size, setting.num_tasks)
 
     def _critic_nets(self, setting: Setting, more: int = 0) -> list[Network]:
         """The ensemble; each maps observation, `more` and action to one value."""
-        inputs = setting.observation_size + more + setting.action_size
-        return [self.critic_network.made(f"critic{e}", inputs, 1, setting.num_tasks) for e in range(self.num_critics)]
+        sizes = (setting.observation_size + more + setting.action_size, self.head.outputs, setting.num_tasks)
+        return [self.critic_network.made(f"critic{e}", *sizes) for e in range(self.num_critics)]
 
     def networks_for(self, setting: Setting) -> dict[str, list[Network]]:
         actor, critics = [self._actor_net(setting)], self._critic_nets(setting)
@@ -158,13 +183,13 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     def _learn_values(self, batch: Batch, inputs: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the critics; the values [E, S, K, B] before it, and metrics."""
         target = self._target(batch, temperature)
-        values = self._values(self.critic.views, inputs, batch.action, self.critic.gradients)
+        outputs = self._outputs(self.critic.views, inputs, batch.action, self.critic.gradients)
 
         def losses_again() -> Tensor:
-            return critic_losses(self._values(self.critic.views, inputs, batch.action), target)
+            return self.head.losses(self._outputs(self.critic.views, inputs, batch.action), target)
 
-        metrics = self.critic.step(critic_losses(values, target), self.health, losses_again)
-        return values.detach(), metrics
+        metrics = self.critic.step(self.head.losses(outputs, target), self.health, losses_again)
+        return self.head.values(outputs.detach()), metrics
 
     def _learn_actions(self, inputs: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the actor; the log-densities [S, K, B] of its actions before it, and metrics."""
@@ -184,12 +209,16 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     def _noise(self, stream: str, like: Tensor) -> Tensor:
         return self.streams[stream].normal_(like.new_empty(*like.shape[:3], self._action_size))
 
-    def _values(
+    def _values(self, views: dict[str, Tensor], inputs: Tensor, action: Tensor) -> Tensor:
+        """Q-values [E, S, K, B] of inputs [S, K, B, ·] and actions [S, K, B, A]."""
+        return self.head.values(self._outputs(views, inputs, action))
+
+    def _outputs(
         self, views: dict[str, Tensor], inputs: Tensor, action: Tensor, recorder: Recorder | None = None
     ) -> Tensor:
-        """Q-values [E, S, K, B] of inputs [S, K, B, ·] and actions [S, K, B, A]."""
+        """The critics' outputs [E, S, K, B, ·], which `head` reads."""
         pairs = torch.cat((inputs, action), -1)
-        return torch.stack([net(views, pairs, recorder).squeeze(-1) for net in self.critic_nets])
+        return torch.stack([net(views, pairs, recorder) for net in self.critic_nets])
 
     @torch.no_grad()
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
@@ -197,7 +226,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         outputs = self.actor_net(self.actor.views, inputs)
         action, log_prob = squashed_gaussian(outputs, self._noise("policy", inputs))
         value = self._values(self.target_views, inputs, action).amin(0)
-        reward = self.reward_scale * batch.reward
+        reward = self.rewards(batch.reward)
         return td_target(reward, batch.terminated, value, log_prob, temperature, self.discount)
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,6 +235,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
             "critic": self.critic.state_dict(),
             "target_params": self.target_params,
             **self.temperatures.state_dict(),
+            "rewards": self.rewards.state_dict(),
             "health": self.health.state_dict(),
             "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
@@ -217,6 +247,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.critic.load_state_dict(state["critic"])
         self.target_params.copy_(state["target_params"])
         self.temperatures.load_state_dict(state)
+        self.rewards.load_state_dict(state.get("rewards", {}))  # checkpoints of 0.1.0 have none, as there was no state
         self.health.load_state_dict(state["health"])
         for name, stream in self.streams.items():
             stream.load_state_dict(state["streams"][name])
