@@ -68,10 +68,11 @@ def records(run_dir: Path, name: str = "evaluations") -> list[dict]:
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Tests compare bits and share the cores."""
+    """Tests compare bits and share the cores; a run in this process chooses both for itself."""
     import torch
 
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
 
 
 def train_here(*arguments: str, config_dirs: Sequence[str] = ()) -> Path:

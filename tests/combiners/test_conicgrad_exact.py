@@ -278,5 +278,5 @@ def test_settings():
 def test_settings_on_the_command_line(tmp_path):
     process = run_command("env=toy", "combiner=conicgrad", "combiner.weights=best", cwd=tmp_path)
     assert process.returncode == 2
-    assert process.stderr.splitlines() == ["error: combiner: weights must be one of adam, exact, not 'best'"]
+    assert process.stderr.splitlines() == ["error: combiner.weights must be one of adam, exact, not 'best'"]
     assert not list(tmp_path.iterdir())

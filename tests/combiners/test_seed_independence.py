@@ -30,16 +30,22 @@ def step(combiner, jacobian, gramian, losses):
     return one_update(combiner, jacobian.clone(), losses)
 
 
+# Relative. On some processors the library's Cholesky factors round by where they lie in memory, which the exact cone's
+# solver amplifies, in degenerate problems up to the accuracy that it promises.
+TOLERANCE = {"conicgrad_exact": 1e-5}
+
+
 @pytest.mark.parametrize("num_tasks", UPDATES)
 @pytest.mark.parametrize(("method", "settings"), [*((name, {}) for name in METHODS), *VARIANTS])
 def test_alone_and_among_others(method, settings, num_tasks):
     together = make(method, SEEDS, num_tasks, **settings)
     alone = make(method, SEEDS[ALONE], num_tasks, **settings)
+    tolerance = TOLERANCE.get(method, 1e-9)
     for update, (jacobian, losses) in enumerate(sequence(num_tasks)):
         gramian = jacobian @ jacobian.mT
         found = step(together, jacobian, gramian, losses)[ALONE]
         expected = step(alone, jacobian[ALONE], gramian[ALONE], losses[ALONE])
-        assert (found - expected).norm() <= 1e-9 * expected.norm(), update
+        assert (found - expected).norm() <= tolerance * expected.norm(), update
         assert together.state.keys() == alone.state.keys()
         for name, tensor in alone.state.items():
-            assert (together.state[name][ALONE] - tensor).norm() <= 1e-9 * tensor.norm(), (update, name)
+            assert (together.state[name][ALONE] - tensor).norm() <= tolerance * tensor.norm(), (update, name)

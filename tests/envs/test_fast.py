@@ -29,8 +29,8 @@ def scripted_actions(task, seed):
 
 
 def play(shipped, fast, goal, act, steps):
-    """Feed both the same float32 bits; of each an array [steps + 1, 42], an `EnvStep` per row."""
-    first = shipped.reset(goal), 0.0, False, False
+    """Feed both the same float32 bits; of each an array [steps + 1, 43], an `EnvStep` per row."""
+    first = shipped.reset(goal), 0.0, False, False, False
     rows = [np.hstack(first)], [np.hstack((fast.reset(goal), first[1:]))]
     observation = first[0]
     for _ in range(steps):
@@ -43,7 +43,7 @@ def play(shipped, fast, goal, act, steps):
 
 
 def compare(shipped, fast, goal, act, steps=500):
-    """Observation, reward, termination and success must agree at every step."""
+    """Observation, reward, termination, success and truncation must agree at every step."""
     theirs, ours = play(shipped, fast, goal, act, steps)
     np.testing.assert_allclose(ours[:, :39], theirs[:, :39], rtol=0, atol=1e-12)
     np.testing.assert_allclose(ours[:, 39], theirs[:, 39], rtol=1e-6, atol=1e-6)
