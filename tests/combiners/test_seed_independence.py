@@ -24,9 +24,13 @@ def sequence(num_tasks):
 
 
 def step(combiner, jacobian, gramian, losses):
-    """An update by the Gramian where one is enough: the products that make it are the library's."""
+    """An update by the Gramian where one is enough: the products that make it are the library's.
+
+    Weights by themselves say little where gradients nearly cancel: those of an exact solution are shown as a direction.
+    """
     if combiner.requires == "gramian" and combiner.needs_jacobian():
-        return combiner.weights(gramian, losses)
+        weights = combiner.weights(gramian, losses)
+        return (weights.unsqueeze(1) @ jacobian).squeeze(1) if getattr(combiner, "exact", False) else weights
     return one_update(combiner, jacobian.clone(), losses)
 
 
