@@ -70,6 +70,7 @@ def test_peers_make_the_same_update():
                 torch.testing.assert_close(one.grad, two.grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_loop_is_measured_for_each_number_of_seeds(tmp_path, capsys):
     path = tmp_path / "loop.json"
     arguments = ["env=toy", "combiner=ls", "seeds=1,2", "rounds=1", f"json={path}"]

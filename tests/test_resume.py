@@ -290,6 +290,7 @@ def test_only_what_the_last_two_checkpoints_need_is_kept(tmp_path):
     assert min(starts) == 300  # step 500 needs rows 350 to 500 of a capacity of 150
 
 
+@pytest.mark.slow
 def test_each_task_of_mt10_resumes_to_the_last_bit(tmp_path):
     """All ten tasks at once, interrupted in the second episode, after an evaluation."""
     arguments = [

@@ -102,7 +102,7 @@ def test_finite_on_hard_matrices(method, num_tasks):
     names, jacobians = zip(*hard_jacobians(num_tasks, size=max(23, num_tasks)).items(), strict=True)
     batch = torch.cat([torch.stack(jacobians) * scale for scale in scales])  # one seed each
     combiner = make(method, range(len(batch)), num_tasks)
-    for _ in range(3):
+    for _ in range(3 if num_tasks < 50 else 1):  # many tasks take long
         direction = one_update(combiner, batch, losses_of(batch))
         results = {"direction": direction, **combiner.state, **combiner.diagnostics}
         for result, tensor in results.items():

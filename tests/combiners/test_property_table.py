@@ -53,6 +53,7 @@ def agrees(cell, value):
     return abs(shown - value) <= ABSOLUTE + RELATIVE * abs(value)
 
 
+@pytest.mark.slow
 def test_the_page_agrees_with_the_measurement():
     found = disagreements(PAGE.read_text(), measure())
     assert not found, "docs/combiner_comparison.md is out of date: run python tests/combiners/property_table.py"
