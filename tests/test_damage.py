@@ -180,7 +180,7 @@ def test_earlier_files_are_read_with_a_note(trained, tmp_path, capsys):
     assert same((state, replay.storage), load(trained / "checkpoints"))
     path = run / "checkpoints" / "best.pt"
     data = bytearray(path.read_bytes())
-    value = torch.load(path, weights_only=True)["actor"].numpy().tobytes()
+    value = torch.load(path, weights_only=True)["policy"]["params"].numpy().tobytes()
     data[data.index(value) + 37 * 4 + 3] ^= 0x40  # the injury: the top byte of a parameter
     path.write_bytes(data)
     with pytest.raises(DamagedError, match="checksum of"):
@@ -305,7 +305,7 @@ def test_training_goes_on_with_no_replay_at_all(trained, tmp_path):
             assert trainer.run()
         finally:
             trainer.close()
-    assert len(trainer.replay) == 10
+    assert len(trainer.agent.memory) == 10
     assert records(run)[-1]["step"] == 410
 
 

@@ -266,5 +266,5 @@ def test_one_module_writes_all_files():
             "report/style.py",
             'figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})',
         ),
-        ("console.py", 'return open(os.devnull, "w")'),  # where nobody reads
+        ("system/console.py", 'return open(os.devnull, "w")'),  # where nobody reads
     }

@@ -15,7 +15,7 @@ from conftest import TOY, environment, records
 
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
-from mtrl_conic.settings.overrides import parse, with_paths_quoted
+from mtrl_conic.settings.overrides import as_hydra_has_them, parse
 from mtrl_conic.settings.paths import expand
 from mtrl_conic.train import main
 
@@ -70,13 +70,13 @@ def test_a_run_folder_of_any_name(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("key", ["run_dir", "hydra.sweep.dir", "hydra.sweep.subdir"])
 def test_hydra_reads_what_the_shell_passed(key, name):
-    (override,) = parse(with_paths_quoted([f"{key}={name}"]), sweeps=True)
+    (override,) = parse(as_hydra_has_them([f"{key}={name}"]), sweeps=True)
     assert (override.key_or_group, override.value()) == (key, name)
 
 
 def test_other_settings_are_left_to_hydra():
     arguments = ["seeds=[0,1]", "combiner.c=0.5", "run_dir=null", "resume=x"]
-    assert with_paths_quoted(arguments) == arguments
+    assert as_hydra_has_them(arguments) == arguments
 
 
 def test_the_home_folder(monkeypatch, tmp_path):

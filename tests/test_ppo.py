@@ -14,6 +14,7 @@ from mtrl_conic.agents.ppo_losses import (
     generalized_advantages,
     policy_shift,
 )
+from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.agents.rollout import Minibatches
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
@@ -74,7 +75,7 @@ def test_the_surrogate_stops_where_the_ratio_has_gone_far_enough():
 
 
 def test_running_moments_are_those_of_all_rows():
-    moments = RunningMoments((S, K, 4), limit=1e6)
+    moments = RunningMoments(Setting(range(S), K, 4, 1), limit=1e6)
     pieces = [3 * normals(S, K, count, 4, seed=count) + 5 for count in (3, 10, 1)]
     for piece in pieces:
         moments.update(piece, torch.zeros(S))

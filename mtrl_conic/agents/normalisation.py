@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtrl_conic.agents.protocol import Setting
+
 _LEAST_STD = 1e-4  # of what is divided by
 
 
@@ -14,7 +16,7 @@ class RunningMoments:
     """Mean and variance of all numbers seen so far, merged exactly (Chan et al., 1983).
 
     Args:
-        shape: [S, K, D]; each entry has statistics of its own.
+        setting: the agent's; each entry of an observation has statistics of its own, [S, K, O].
         limit: normalised numbers are cut off at this many deviations.
 
     Attributes:
@@ -22,13 +24,8 @@ class RunningMoments:
         count: [S], numbers seen per entry.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        limit: float,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, setting: Setting, limit: float) -> None:
+        shape, device, dtype = (*setting.cells, setting.observation_size), setting.device, setting.dtype
         self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
         self.variance = torch.ones(shape, dtype=torch.float64, device=device)
         self.count = torch.zeros(shape[0], dtype=torch.float64, device=device)
@@ -37,7 +34,7 @@ class RunningMoments:
         self._shift = torch.zeros(shape, device=device, dtype=dtype)
 
     def update(self, rows: Tensor, frozen: Tensor) -> None:
-        """Take in rows [S, K, B, D]; nothing of a seed whose `frozen` [S] is 1."""
+        """Take in rows [S, K, B, O]; nothing of a seed whose `frozen` [S] is 1."""
         rows, before = rows.double(), self.count[:, None, None]
         mean, variance = rows.mean(2), rows.var(2, correction=0)
         count = rows.shape[2] * (1 - frozen).to(self.count)[:, None, None]
@@ -50,7 +47,7 @@ class RunningMoments:
         self._refresh()
 
     def normalise(self, rows: Tensor, tasks: Any = slice(None)) -> Tensor:
-        """Rows [S, T, B, D] of some tasks, by default all, in deviations from the mean."""
+        """Rows [S, T, B, O] of some tasks, by default all, in deviations from the mean."""
         scale, shift = self._scale[:, tasks].unsqueeze(2), self._shift[:, tasks].unsqueeze(2)
         return ((rows - shift) * scale).clamp(-self.limit, self.limit)
 

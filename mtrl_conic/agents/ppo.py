@@ -27,6 +27,7 @@ from mtrl_conic.agents.ppo_losses import (
     gaussian_entropy,
     gaussian_log_prob,
     generalized_advantages,
+    normalised,
     policy_shift,
 )
 from mtrl_conic.agents.protocol import Setting, Transition
@@ -39,7 +40,6 @@ from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
 _LIMIT = 10.0  # deviations at which normalised observations are cut off
-_SMALL = 1e-8  # added to the deviation of advantages
 _LEAST_STD, _LARGEST_STD = 0.05, 1.5
 _LOG_STD = (math.log(_LEAST_STD), math.log(_LARGEST_STD))
 
@@ -134,7 +134,7 @@ class MultiTaskPPO(ActorCritic):
         self.actor = self._learner("actor", [self.actor_net, self.spread_net], setting)
         self.critic = self._learner("critic", [self.critic_net], setting)
         self.values = ValueFunction(self.critic_net, self.critic, self.popart, setting)
-        self.moments = self._moments(setting)
+        self.moments = RunningMoments(setting, _LIMIT)
         self.greedy = GaussianPolicy(self.actor_net, self.spread_net, self.actor.views, self.moments, self.inputs)
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
@@ -152,21 +152,18 @@ class MultiTaskPPO(ActorCritic):
         self.batches = Minibatches(setting.cells, count, columns, *passes, **options)
         self.steps = 0  # environment steps per task
 
-    def _moments(self, setting: Setting) -> RunningMoments:
-        shape = (*setting.cells, setting.observation_size)
-        return RunningMoments(shape, _LIMIT, setting.device, setting.dtype)
-
     def _actor_nets(self, setting: Setting) -> tuple[Network, Network]:
-        sizes = (setting.observation_size + self._task_size(setting), setting.action_size, setting.num_tasks)
+        sizes = (
+            setting.observation_size + setting.num_tasks * self.task_id_input,
+            setting.action_size,
+            setting.num_tasks,
+        )
         log_std = torch.tensor(self.initial_std).log().item()
         return self.network.made("actor", *sizes), TaskVector(log_std).made("log_std", *sizes)
 
     def _critic_net(self, setting: Setting) -> Network:
-        inputs = setting.observation_size + self._task_size(setting)
+        inputs = setting.observation_size + setting.num_tasks * self.task_id_input
         return self.critic_network.made("critic", inputs, 1, setting.num_tasks)
-
-    def _task_size(self, setting: Setting) -> int:
-        return setting.num_tasks if self.task_id_input else 0
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         optimizer = partial(SeedwiseAdam, learning_rate=self.learning_rate, epsilon=self.adam_epsilon)
@@ -212,28 +209,14 @@ class MultiTaskPPO(ActorCritic):
         following = self.inputs(self.moments.normalise(rollout.next_observation.flatten(2, 3)))
         value, next_value = self.values(inputs), self.values(following)
         shape = rollout.reward.shape
-        advantage = generalized_advantages(
-            rollout.reward,
-            value.view(shape),
-            next_value.view(shape),
-            rollout.terminated,
-            rollout.ended,
-            self.discount,
-            self.trace,
-        ).flatten(2)
+        steps = (rollout.reward, value.view(shape), next_value.view(shape), rollout.terminated, rollout.ended)
+        advantage = generalized_advantages(*steps, self.discount, self.trace).flatten(2)
         target = self.values.targets(advantage + value, self.health.halted)
-        single = (rollout.log_prob.flatten(2), self._normalised(advantage), target)
+        single = (rollout.log_prob.flatten(2), normalised(advantage, self.advantages), target)
         self.batches.fill(inputs, rollout.action.flatten(2, 3), *(field.unsqueeze(-1) for field in single))
         self._anneal()
         self.moments.update(rollout.observation.flatten(2, 3), self.health.halted)
         rollout.restart()
-
-    def _normalised(self, advantage: Tensor) -> Tensor:
-        if self.advantages == "none":
-            return advantage
-        axes = (2,) if self.advantages == "task" else (1, 2)
-        std, mean = torch.std_mean(advantage, axes, correction=0, keepdim=True)
-        return (advantage - mean) / (std + _SMALL)
 
     def _anneal(self) -> None:
         if self.anneal_steps is None:
@@ -259,8 +242,7 @@ class MultiTaskPPO(ActorCritic):
 
         losses, log_prob, entropy = self._policy_losses(inputs, action, old_log_prob, advantage, self.actor.gradients)
         metrics |= self.actor.step(losses, self.health, policy_losses)
-        log_std = self.actor.views[self.spread_net.name]  # type: ignore[attr-defined]
-        log_std.clamp_(*_LOG_STD)
+        self.actor.views[self.spread_net.name].clamp_(*_LOG_STD)  # type: ignore[attr-defined]
         self.health.count()
         divergence, clipped = policy_shift(log_prob.detach(), old_log_prob, self.ratio_clip)
         metrics |= {"policy/kl": divergence, "policy/clip_fraction": clipped, "policy/entropy": entropy.detach()}
@@ -313,6 +295,6 @@ class MultiTaskPPO(ActorCritic):
         layout = layout_of(nets)
         if state["params"].shape != (len(setting.seeds), layout.size):
             raise ValueError(f"an actor has {layout.size} parameters, here are {state['params'].shape[-1]}")
-        moments = self._moments(setting)
+        moments = RunningMoments(setting, _LIMIT)
         moments.load_state_dict(state["observations"])
         return GaussianPolicy(*nets, layout.views(state["params"].to(setting.device)), moments, inputs)

@@ -60,6 +60,14 @@ def generalized_advantages(
     return advantage
 
 
+def normalised(advantage: Tensor, over: str) -> Tensor:
+    """Advantages [S, K, B] less their mean and over their deviation: per "task", over "all" tasks, or "none" of it."""
+    if over == "none":
+        return advantage
+    std, mean = torch.std_mean(advantage, (2,) if over == "task" else (1, 2), correction=0, keepdim=True)
+    return (advantage - mean) / (std + 1e-8)
+
+
 def clipped_losses(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """The clipped surrogate to be minimised (arXiv 1707.06347, equation 7): arguments [S, K, B] → [S, K]."""
     ratio = (log_prob - old_log_prob).exp()

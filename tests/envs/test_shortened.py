@@ -18,8 +18,8 @@ def test_episodes_are_truncated_and_not_terminated_at_the_shorter_horizon():
     assert (spec.horizon, spec.tasks, spec.num_goals) == (7, ToySpec().tasks, ToySpec().num_goals)
     with VectorEnv(spec, [0], workers=0) as envs:
         envs.reset()
-        steps = [envs.step(np.zeros((*envs.shape, 2), np.float32)) for _ in range(15)]
-        ended = [number for number, step in enumerate(steps, 1) if step.truncated.all()]
+        still = np.zeros((*envs.shape, 2), np.float32)
+        ended = [number for number in range(1, 16) if envs.step(still).truncated.all()]
     assert ended == [7, 14]
     for horizon in (0, 51):
         with pytest.raises(ValueError, match=f"horizon must be from 1 to 50, not {horizon}"):
