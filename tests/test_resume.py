@@ -102,7 +102,13 @@ def run_here(config, stop: int | None = None, resume: bool = False) -> None:
             trainer.close()
 
 
-@pytest.mark.parametrize("combiner", COMBINERS)
+# One of each kind in every run of the suite: no state, state, random numbers, a counter on the host, a look back, pickles.
+KINDS = ("ls", "conicgrad", "pcgrad", "nashmtl", "famo", "torchjd")
+
+
+@pytest.mark.parametrize(
+    "combiner", [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in COMBINERS]
+)
 def test_every_combiner_resumes_to_the_last_bit(combiner, tmp_path):
     arguments = [*TOY, f"combiner={combiner}", f"steps_per_task={TOTAL}", "seeds=[3,5]", "env.workers=1"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
