@@ -102,7 +102,7 @@ def run_here(config, stop: int | None = None, resume: bool = False) -> None:
             trainer.close()
 
 
-# One of each kind in every run of the suite: no state, state, random numbers, a counter on the host, a look back, pickles.
+# One of each kind: no state, state, random numbers, a counter on the host, a look back, pickles.
 KINDS = ("ls", "conicgrad", "pcgrad", "nashmtl", "famo", "torchjd")
 
 

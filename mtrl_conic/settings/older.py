@@ -25,7 +25,7 @@ def environments(stored: Any) -> Any:
     if not isinstance(name, str) or name not in _ENVIRONMENTS or "_target_" in stored:
         return stored
     kept = {key: value for key, value in stored.items() if key not in ("name", *_UNUSED[name])}
-    return _ENVIRONMENTS[name] | kept
+    return _ENVIRONMENTS[name] | {"horizon": None} | kept  # training episodes were as long as those of evaluations
 
 
 def settings(stored: Any) -> Any:
