@@ -9,9 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mtrl_conic.runs.files import WriteError
-from mtrl_conic.settings.arguments import wants_help
-from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.runs.command import answer
 from mtrl_conic.settings.paths import choices
 from mtrl_conic.system import console
 
@@ -66,23 +64,16 @@ exit status: 0 done or out of max_wall_seconds, 2 bad input, 129, 130 or 143 int
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     started = time.perf_counter()  # before torch is imported, which may take seconds
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if wants_help(arguments):
-        print(_usage(), end="")
-        return 0
-    from mtrl_conic.video.recording import drawing_elsewhere
 
-    try:
+    def work(given: list[str]) -> int:
+        from mtrl_conic.video.recording import drawing_elsewhere
+
         with drawing_elsewhere():  # training draws nothing
             from mtrl_conic.training.command import run, split
 
-            return run(split(arguments), started)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except WriteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            return run(split(given), started)
+
+    return answer(arguments, _usage, work)
 
 
 class _Command(ModuleType):

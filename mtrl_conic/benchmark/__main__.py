@@ -8,30 +8,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mtrl_conic.benchmark.options import USAGE, Options, parse
-from mtrl_conic.runs.files import WriteError, write_whole
-from mtrl_conic.settings.arguments import wants_help
-from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.benchmark.options import USAGE, parse
+from mtrl_conic.runs.command import answer
+from mtrl_conic.runs.files import write_whole
 from mtrl_conic.system import console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if wants_help(arguments):
-        print(USAGE, end="")
-        return 0
-    try:
-        return _run(parse(arguments))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except WriteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return answer(arguments, lambda: USAGE, _run)
 
 
-def _run(options: Options) -> int:
+def _run(arguments: list[str]) -> int:
+    options = parse(arguments)
     import torch
 
     from mtrl_conic.system.matmul import set_matmul_precision

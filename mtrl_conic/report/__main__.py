@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrl_conic.report.options import Options, find_runs, parse
-from mtrl_conic.runs.files import WriteError, write_whole
+from mtrl_conic.runs.command import answer
+from mtrl_conic.runs.files import write_whole
 from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.system import console
@@ -38,21 +39,13 @@ exit status: 0 done, 2 bad input or nothing that can be used, 1 other
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE, end="")
-        return 0
-    try:
-        options = parse(arguments)
-        notes: list[str] = []
-        folders = find_runs(options.runs, notes)
-        return _report(options, folders, notes, arguments)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except WriteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return answer(arguments, lambda: USAGE, _run)
+
+
+def _run(arguments: list[str]) -> int:
+    options = parse(arguments)
+    notes: list[str] = []
+    return _report(options, find_runs(options.runs, notes), notes, arguments)
 
 
 def _report(options: Options, folders: list[Path], notes: list[str], arguments: list[str]) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mtrl_conic.runs.files import WriteError
-from mtrl_conic.settings.arguments import wants_help
-from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.runs.command import answer
 from mtrl_conic.system import console
 
 USAGE = """\
@@ -30,20 +28,13 @@ exit status: 0 done, 2 bad input, 1 other
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if wants_help(arguments):
-        print(USAGE, end="")
-        return 0
+    return answer(arguments, lambda: USAGE, _run)
+
+
+def _run(arguments: list[str]) -> int:
     from mtrl_conic.toy.comparison import compare, parse
 
-    try:
-        compare(parse(arguments))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except WriteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    compare(parse(arguments))
     return 0
 
 

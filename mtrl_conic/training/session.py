@@ -49,7 +49,9 @@ def train(
         return _train(config, resume, stopped, started, start)
     except WriteError as error:
         print(f"error: {error}; {_way_on(config.run_dir)}", file=sys.stderr)
-        return 1
+    except _Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 def _way_on(run_dir: str | None) -> str:
@@ -60,35 +62,17 @@ def _way_on(run_dir: str | None) -> str:
     return f"make room, and resume={run_dir} goes on from step {newest}"
 
 
+class _Failed(RuntimeError):
+    """A run that ended as it should not; the message is a line for the user."""
+
+
 def _train(config: TrainConfig, resume: bool, stopped: Signals, started: float, start: Start) -> int:
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}\n{starting(config)}", flush=True)
-        try:
-            trainer = Trainer(config, run_dir, resume, start)
-        except CheckpointError as error:
-            raise ConfigError(f"resume={run_dir}: {error}") from error
-        except AllHaltedError as error:
-            print(f"error: resume={run_dir}: {error}; {_go_back(run_dir)}", file=sys.stderr)
-            return 1
-        except WorkerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        trainer = _made_trainer(config, run_dir, resume, start)
         begun, start_up = trainer.step, time.perf_counter() - started
         print(f"started after {start_up:.0f} s, at step {begun} of {config.steps_per_task}", flush=True)
-        try:
-            complete = trainer.run(stopped, started)
-        except AllHaltedError as error:
-            print(f"error: {error}; {_go_back(run_dir)}", file=sys.stderr)
-            return 1
-        except WorkerError as error:
-            print(f"error: {error}; a checkpoint was written: resume={run_dir}", file=sys.stderr)
-            return 1
-        except CaptureError as error:
-            hint = f"use resume={run_dir} cuda_graphs=false"
-            print(f"error: a CUDA graph cannot be recorded ({error}); {hint}", file=sys.stderr)
-            return 1
-        finally:
-            trainer.close()
+        complete = _run(trainer, run_dir, stopped, started)
         if not complete:
             if trainer.step == begun and not stopped():
                 print(_no_step(config, trainer.step, start_up), file=sys.stderr)
@@ -96,6 +80,32 @@ def _train(config: TrainConfig, resume: bool, stopped: Signals, started: float, 
         if stopped.received and not complete:
             return 128 + stopped.received
         return _name_halted(trainer.seed_watch.halted.values())
+
+
+def _made_trainer(config: TrainConfig, run_dir: Path, resume: bool, start: Start) -> Trainer:
+    try:
+        return Trainer(config, run_dir, resume, start)
+    except CheckpointError as error:
+        raise ConfigError(f"resume={run_dir}: {error}") from error
+    except AllHaltedError as error:
+        raise _Failed(f"resume={run_dir}: {error}; {_go_back(run_dir)}") from error
+    except WorkerError as error:
+        raise _Failed(str(error)) from error
+
+
+def _run(trainer: Trainer, run_dir: Path, stopped: Signals, started: float) -> bool:
+    """Train; gives whether the run is complete."""
+    try:
+        return trainer.run(stopped, started)
+    except AllHaltedError as error:
+        raise _Failed(f"{error}; {_go_back(run_dir)}") from error
+    except WorkerError as error:
+        raise _Failed(f"{error}; a checkpoint was written: resume={run_dir}") from error
+    except CaptureError as error:
+        hint = f"use resume={run_dir} cuda_graphs=false"
+        raise _Failed(f"a CUDA graph cannot be recorded ({error}); {hint}") from error
+    finally:
+        trainer.close()
 
 
 def _no_step(config: TrainConfig, step: int, start_up: float) -> str:
