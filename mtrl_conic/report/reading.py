@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from mtrl_conic.settings import older
-from mtrl_conic.settings.aliases import upgraded
 
 Array = NDArray[np.float64]
 _SHOWN = 5  # numbers of damaged lines that a note lists
@@ -110,7 +109,7 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any] | None:
         notes.append(f"config.yaml cannot be read; {left_out}")
         return None
     assert isinstance(config, dict)
-    return upgraded(config)
+    return config
 
 
 def _provenance(path: Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 # Where the settings of versions before 0.2 are now; read on the command line and in stored settings.
 ALIASES = {
@@ -20,9 +18,6 @@ ALIASES = {
 _PLACES = {"network": "network@agent.network", "critic_network": "+network@agent.critic_network"}
 _OWN_COMBINER = re.compile(r"(\w+)\.combiner(\.[\w.]+)?")
 _PLACED = re.compile(r"combiner@combiners\.(\w+)")
-
-_FIRST_AGENT = {"_target_": "mtrl_conic.agents.sac.MultiTaskSAC"}  # there was one
-_FIRST_NETWORK = {"_target_": "mtrl_conic.networks.multi_head.MultiHeadMLP"}
 
 
 def expanded(argument: str) -> str:
@@ -53,25 +48,3 @@ def shortened(key: str) -> str:
     if placed := _PLACED.fullmatch(key):
         return f"{placed[1]}.combiner"
     return {place.lstrip("+"): name for name, place in _PLACES.items()}.get(key, key)
-
-
-def upgraded(stored: Mapping[Any, Any]) -> dict[str, Any]:
-    """Settings as a run folder has them, those of versions before 0.2 by today's names."""
-    settings = {str(key): value for key, value in stored.items()}
-    agent = settings.get("agent")
-    if not isinstance(agent, Mapping) or "_target_" in agent:
-        return settings
-    settings["agent"] = {**_FIRST_AGENT, "network": dict(_FIRST_NETWORK), **agent}
-    for old, new in ALIASES.items():
-        *before, name = old.split(".")
-        owner = settings["agent"] if before else settings
-        if name in owner:
-            _put(settings, new, owner.pop(name))
-    return settings
-
-
-def _put(settings: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        settings = settings[section]
-    settings[name] = value

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_conic.settings import explain, older, paths
-from mtrl_conic.settings.aliases import shortened, upgraded
+from mtrl_conic.settings.aliases import shortened
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.overrides import GROUPS, as_hydra_has_them, parse, quote
 from mtrl_conic.settings.schema import TrainConfig, validate, with_typed_vector
@@ -102,17 +102,14 @@ def load_stored(run_dir: Path, key: str = "resume") -> DictConfig:
     try:
         stored = OmegaConf.load(path)
         plain = OmegaConf.to_container(stored)
-        if isinstance(plain, dict):
-            stored = OmegaConf.create(upgraded(plain))
+        if isinstance(stored, DictConfig) and isinstance(plain, dict):
+            plain.setdefault("choices", _told_choices(stored))
+            stored = OmegaConf.create(older.settings(plain))
     except Exception as error:  # any parser error means the same to the user
         raise ConfigError(f"{key}={run_dir}: config.yaml cannot be read: {first_line(error)}") from error
     if not isinstance(stored, DictConfig):
         raise ConfigError(f"{key}={run_dir}: config.yaml holds no settings")
     stored["run_dir"] = None
-    if "choices" not in stored:
-        stored["choices"] = _told_choices(stored)
-    if isinstance(env := explain.raw_value(stored, "env"), dict):
-        stored["env"] = older.environments(env)
     return stored
 
 

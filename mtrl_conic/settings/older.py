@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from mtrl_conic.settings.aliases import ALIASES
+
+_FIRST_AGENT = {"_target_": "mtrl_conic.agents.sac.MultiTaskSAC"}  # there was one
+_FIRST_NETWORK = {"_target_": "mtrl_conic.networks.multi_head.MultiHeadMLP"}
 
 _META_WORLD = "mtrl_conic.envs.metaworld.MetaWorld"
 # `env.name`, which there was once, to what stands in its place.
@@ -29,11 +35,37 @@ def environments(stored: Any) -> Any:
 
 
 def settings(stored: Any) -> Any:
-    """All stored settings, as `environments` has them; the environments' name goes where names of choices are."""
-    if not isinstance(stored, dict) or not isinstance(stored.get("env"), dict):
+    """All stored settings by today's names; what is no mapping is left as it is.
+
+    The environments' name goes where names of choices are.
+    """
+    if not isinstance(stored, dict):
         return stored
-    found = {**stored, "env": environments(stored["env"])}
-    name, choices = stored["env"].get("name"), stored.get("choices")
-    if found["env"] is not stored["env"] and not (isinstance(choices, dict) and "env" in choices):
-        found["choices"] = {**(choices if isinstance(choices, dict) else {}), "env": name}
+    found = _with_agent({str(key): value for key, value in stored.items()})
+    env = stored.get("env")
+    if isinstance(env, dict) and environments(env) is not env:
+        choices = found.get("choices")
+        found["choices"] = {"env": env["name"], **(choices if isinstance(choices, dict) else {})}
+        found["env"] = environments(env)
     return found
+
+
+def _with_agent(found: dict[str, Any]) -> dict[str, Any]:
+    """The settings with a class for the agent and for its networks, where there was one of each."""
+    agent = found.get("agent")
+    if not isinstance(agent, Mapping) or "_target_" in agent:
+        return found
+    found["agent"] = {**_FIRST_AGENT, "network": dict(_FIRST_NETWORK), **agent}
+    for old, new in ALIASES.items():
+        *before, name = old.split(".")
+        owner = found["agent"] if before else found
+        if name in owner:
+            _put(found, new, owner.pop(name))
+    return found
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        settings = settings[section]
+    settings[name] = value
