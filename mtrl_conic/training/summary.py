@@ -28,11 +28,12 @@ def summary(run_dir: Path) -> str:
     evaluations = read_records(run_dir / "evaluations.jsonl")
     last = max(line["step"] for line in evaluations)
     lines = [line for line in evaluations if line["step"] == last]
-    heading = f"last evaluation: step {last}, {_episodes(lines[0]['episodes'])} per task and seed"
+    heading = f"last evaluation: step {last}, {episodes(lines[0]['episodes'])} per task and seed"
     return f"\n{heading}\n{success_table(lines)}\n{_best(run_dir)}{_next(run_dir)}"
 
 
-def _episodes(count: int) -> str:
+def episodes(count: int) -> str:
+    """Their number in words."""
     return f"{count} episode{'s' * (count > 1)}"
 
 

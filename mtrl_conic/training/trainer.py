@@ -21,6 +21,7 @@ from mtrl_conic.system.heap import keep_freed_memory, make_current
 from mtrl_conic.training.device_steps import device_steps
 from mtrl_conic.training.metrics import EpisodeStatistics, Stopwatch, to_values
 from mtrl_conic.training.seed_watch import SeedWatch
+from mtrl_conic.training.summary import episodes as in_words
 from mtrl_conic.training.transfer import StepTransfer
 
 
@@ -158,7 +159,7 @@ class Trainer:
             result = evaluate(self.steps.exploit, self.eval_envs, episodes, self.device, stop)
         self.evaluated, self.success = self.step, float(result.success_rate.mean())
         self.logger.evaluation(self.step, result, self.wall_seconds, self.seed_watch.since)
-        tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {episodes} episodes per task and seed")
+        tqdm.write(f"step {self.step}: success rate {self.success:.3f} over {in_words(episodes)} per task and seed")
         if self.success >= self.best:  # of equals the latest
             self.best = self.success
             policy = self.agent.policy_state(self.agent.state_dict())

@@ -3,20 +3,16 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from vector_specs import ScriptSpec
+from vector_specs import PATIENCE, ScriptSpec, run_script
 
 from mtrl_conic.envs.toy import ToySpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.system.signals import STOPPING
-
-# Time for something to happen, not a claim about how fast it does.
-PATIENCE = 60.0
 
 
 def pids(vector):
@@ -44,14 +40,6 @@ def steps(vector, count):
     for _ in range(count):
         result = vector.step(np.zeros((*vector.shape, vector.spec.action_size), np.float32))
     return result
-
-
-def run_script(path, source, **options):
-    """Start a script that sees the same packages as this process."""
-    path.write_text(source)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    arguments = [sys.executable, str(path)]
-    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -327,26 +315,3 @@ def test_an_interrupted_step_in_this_process_is_not_done_twice(monkeypatch):
             steps(vector, 1)
         with pytest.raises(WorkerError, match="a signal interrupted"):
             vector.receive()
-
-
-def test_a_spec_of_the_main_script_is_refused(monkeypatch):
-    monkeypatch.setattr(ScriptSpec, "__module__", "__main__")
-    with pytest.raises(ValueError, match="ScriptSpec is defined in the main script"):
-        VectorEnv(ScriptSpec(), [0], workers=1)
-
-
-def test_a_spec_that_cannot_be_pickled_is_refused():
-    with pytest.raises(ValueError, match="cannot be sent to workers"):
-        VectorEnv(ScriptSpec(file=lambda: None), [0], workers=1)
-
-
-def test_a_spec_that_workers_cannot_import_is_named(monkeypatch):
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(Path(__file__).parent)])
-    with pytest.raises(WorkerError, match=r"spec could not be loaded: .*vector_specs"):
-        VectorEnv(ScriptSpec(), [0], workers=2)
-
-
-def test_workers_do_without_torch(tmp_path):
-    source = "import sys, mtrl_conic.envs.vector, mtrl_conic.envs.worker; print('torch' in sys.modules)"
-    script = run_script(tmp_path / "script.py", source)
-    assert script.communicate(timeout=PATIENCE)[0] == "False\n"

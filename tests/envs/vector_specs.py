@@ -1,6 +1,8 @@
 """Environments with scripted episodes and faults, in a module that worker processes can import."""
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from mtrl_conic.envs.base import EnvStep
+
+# Time for something to happen, not a claim about how fast it does.
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -89,3 +94,11 @@ class ScriptEnv:
             print("the arm moves", flush=True)
         while self.fault == "hang" or (self.fault == "wait" and not Path(self.spec.file).exists()):
             time.sleep(0.01)
+
+
+def run_script(path, source, **options):
+    """Start a script that sees the same packages as this process."""
+    path.write_text(source)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    arguments = [sys.executable, str(path)]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True, **options)
