@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+
+_BETA1, _BETA2 = 0.9, 0.999  # the customary constants
 
 
 class Optimizer(Protocol):
@@ -30,7 +33,7 @@ class SeedwiseAdam:
     """One fused Adam per row of flat parameters [S, P].
 
     A halted seed keeps its parameters, moments and step count while the others go on, and nothing is asked of the host.
-    The optimizers work on views: `state_dict` gives whole tensors [S, ...], of which each seed has a row.
+    Torch's function, as its optimizer classes import the compiler, over a second at the start of every run.
 
     Args:
         params: [S, P].
@@ -48,32 +51,41 @@ class SeedwiseAdam:
             "exp_avg_sq": torch.zeros_like(params),
             "step": torch.zeros(len(params), device=params.device),
         }
-        on_cuda = params.device.type == "cuda"
-        rate = torch.tensor(learning_rate, device=params.device) if on_cuda else learning_rate  # part of recordings
-        options: dict[str, Any] = {"lr": rate, "eps": epsilon, "weight_decay": weight_decay, "fused": True}
-        options["capturable"] = on_cuda  # a graph needs the steps to be counted on the device
-        self._optimizers = []
-        for row, (param, grad) in enumerate(zip(params.unbind(), gradient.unbind(), strict=True)):
-            param.grad = grad  # the same memory: whoever writes the flat gradient has set every `.grad`
-            kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
-            adam = kind([param], **options)
-            adam.state[param] = {name: moment[row] for name, moment in self._moments.items()}
-            self._optimizers.append(adam)
+        self._rows = [*zip(params, gradient, *self._moments.values(), strict=True)]  # views
+        self._on_cuda = params.device.type == "cuda"
+        # On CUDA a tensor, which a recorded step reads anew each time.
+        self._rate = torch.tensor(learning_rate, device=params.device) if self._on_cuda else learning_rate
+        self._epsilon, self._weight_decay = epsilon, weight_decay
 
     def step(self, halted: Tensor) -> None:
         """A step of each seed whose `halted` [S] is 0."""
-        for adam, skip in zip(self._optimizers, halted.unbind(), strict=True):
-            adam.found_inf = skip  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets
-            adam.step()
+        for (params, gradient, mean, square, steps), skip in zip(self._rows, halted, strict=True):
+            adam(
+                [params],
+                [gradient],
+                [mean],
+                [square],
+                [],
+                [steps],
+                fused=True,
+                capturable=self._on_cuda,  # a graph needs the steps to be counted on the device
+                found_inf=skip,
+                decoupled_weight_decay=True,
+                amsgrad=False,
+                beta1=_BETA1,
+                beta2=_BETA2,
+                lr=self._rate,
+                weight_decay=self._weight_decay,
+                eps=self._epsilon,
+                maximize=False,
+            )
 
     def set_learning_rate(self, rate: float) -> None:
         """Of all seeds; it is no part of the state, as who changes it knows when."""
-        for adam in self._optimizers:
-            for group in adam.param_groups:
-                if isinstance(group["lr"], torch.Tensor):
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(rate)
+        else:
+            self._rate = rate
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._moments)
