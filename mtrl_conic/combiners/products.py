@@ -20,7 +20,7 @@ _DEVICE_ENTRIES = 1 << 26
 # The CPU's product in float64 works on twelve columns at a time; ten, padded with zeros, take two thirds of the time.
 _TILE = 12
 
-_LARGE = 1 << 17  # columns from which the time of a product shows
+_LARGE = 1 << 14  # columns from which the time of a product shows
 # Columns of a float32 product. Whatever the order of its additions, it is within 256 · 2^-24 of the product of the
 # norms (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and so is the sum of many in float64. Where the
 # roundings of different pieces do not conspire, the sum is within 1e-7.
