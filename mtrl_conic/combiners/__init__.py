@@ -5,8 +5,10 @@ from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.cagrad import CAGrad
 from mtrl_conic.combiners.conicgrad import ConicGrad
 from mtrl_conic.combiners.dwa import DWA
+from mtrl_conic.combiners.fairgrad import FairGrad
 from mtrl_conic.combiners.famo import FAMO
 from mtrl_conic.combiners.graddrop import GradDrop
+from mtrl_conic.combiners.gradnorm import GradNorm
 from mtrl_conic.combiners.imtl_g import IMTLG
 from mtrl_conic.combiners.ls import LS
 from mtrl_conic.combiners.mgda import MGDA
@@ -32,7 +34,9 @@ __all__ = [
     "CAGrad",
     "Combiner",
     "ConicGrad",
+    "FairGrad",
     "GradDrop",
+    "GradNorm",
     "NashMTL",
     "PCGrad",
     "SDMGrad",

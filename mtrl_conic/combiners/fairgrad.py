@@ -18,15 +18,16 @@ class FairGrad(SolverCombiner):
     """The direction that shares its progress out among the tasks by α-fairness.
 
     "Fair Resource Allocation in Multi-Task Learning", arXiv 2402.15638: max Σ (g_iᵀd)^(1−α)/(1−α) on a ball, whose
-    solution has weights w > 0 with Gw = w^(−1/α). α = 1 is NashMTL's bargain up to scale; the larger α, the more counts
-    the task that gains least, as in MGDA. The authors hand the equations to a least-squares solver; they are the
+    solution has weights w > 0 with Gw = w^(−1/α). α = 1 is NashMTL's bargain; the larger α, the more counts the task
+    that gains least, as in MGDA. The authors hand the equations to a least-squares solver; they are the
     optimality conditions of a convex problem, min ½wᵀGw − Σ w_i^(1−1/α)/(1−1/α), which Newton steps on unit gradients
     solve to the optimum here.
 
-    At a Pareto-stationary point there is no solution; see NashMTL, also for gradients that are zero.
+    As for NashMTL G is divided by its Frobenius norm, on which only the length of the direction depends. At a
+    Pareto-stationary point there is no solution; see NashMTL, also for gradients that are zero.
 
     Args:
-        alpha: the degree of fairness, from 0.1 to 10.
+        alpha: the degree of fairness, from 0.5 to 4.
 
     Raises:
         ValueError: for an alpha out of its range.
@@ -34,21 +35,22 @@ class FairGrad(SolverCombiner):
 
     def __init__(self, alpha: float = 2.0) -> None:
         super().__init__()
-        self.alpha = validation.number("alpha", alpha, 0.1, 10)
+        self.alpha = validation.number("alpha", alpha, 0.5, 4)
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         assert gramian is not None
         matrix, norms, inverse = cosines(gramian)
-        present = norms > 0
-        largest = norms.amax(-1, keepdim=True).clamp_min(torch.finfo(norms.dtype).tiny)
+        present, tiny = norms > 0, torch.finfo(norms.dtype).tiny
+        largest = norms.amax(-1, keepdim=True).clamp_min(tiny)
         # In y = w ‖g‖ the equations are y^(1/α) Cy = ‖g‖^(1/α − 1). Norms are relative to the largest until the end.
-        target = torch.where(present, norms / largest, 1).log() * (1 / self.alpha - 1)
-        value = fair_shares(matrix, target.unsqueeze(-1), self.alpha)
+        log_target = torch.where(present, norms / largest, 1).log().unsqueeze(-1) * (1 / self.alpha - 1)
+        value = fair_shares(matrix, log_target, self.alpha)
         products = times(matrix, value) + _RIDGE * value
-        error = value.log() / self.alpha + products.clamp_min(torch.finfo(norms.dtype).tiny).log() - target.unsqueeze(-1)
+        error = value.log() / self.alpha + products.clamp_min(tiny).log() - log_target
         self.note_residual(error.abs().amax((1, 2)))
-        scale = largest ** ((1 - self.alpha) / (1 + self.alpha))
-        return value.squeeze(-1) * inverse * scale * present
+        relative = gramian / largest.square().clamp_min(tiny).unsqueeze(-1)
+        size = relative.square().sum((1, 2)).sqrt().unsqueeze(-1)  # of G, in squares of the largest norm
+        return value.squeeze(-1) * inverse * largest * size ** (self.alpha / (1 + self.alpha))
 
 
 def fair_shares(matrix: Tensor, log_target: Tensor, alpha: float) -> Tensor:

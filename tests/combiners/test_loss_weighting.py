@@ -119,3 +119,26 @@ def test_graddrop_is_the_mean_where_nothing_conflicts():
     combiner = make("graddrop", [0, 1], 4)
     torch.testing.assert_close(combiner.direction(jacobian, torch.ones(2, 4)), jacobian.mean(1))
     torch.testing.assert_close(combiner.diagnostics["cosine"], torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.5])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+def test_gradnorm_follows_algorithm_one(num_tasks, alpha):
+    """Autograd through Σ |w_i ‖g_i‖ - target_i| with the targets constant, Adam, and weights that sum to K."""
+    combiner = make("gradnorm", num_tasks=num_tasks, alpha=alpha)
+    weights = torch.ones(num_tasks, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=0.025)
+    jacobians = oracle_jacobians(num_tasks)
+    first = None
+    for losses, jacobian in zip(losses_in_time(num_tasks), jacobians[:STEPS], strict=False):
+        first = losses if first is None else first
+        found = combiner.weights((jacobian @ jacobian.mT).unsqueeze(0), losses.unsqueeze(0))[0]
+        torch.testing.assert_close(found, weights.detach() / num_tasks, rtol=1e-6, atol=0)
+        weighted = weights * jacobian.norm(dim=-1)
+        rate = (losses / first) / (losses / first).mean()
+        optimizer.zero_grad()
+        (weighted - (weighted.mean() * rate**alpha).detach()).abs().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            weights.clamp_(min=1e-3)
+            weights *= num_tasks / weights.sum()

@@ -7,7 +7,7 @@ import torch
 from hard_matrices import METHODS, SCALES, TASKS, hard_jacobians, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtrl_conic.combiners import base, cagrad_solver, cone_solver, solvers
+from mtrl_conic.combiners import base, cagrad_solver, cone_solver, fairgrad, solvers
 
 RANDOM = {"graddrop", "pcgrad", "rlw"}  # permutation-equivariant in distribution only
 # One task's direction is a multiple of its gradient: (1 + c)/(1 + c²), 1/L, and exp(-s) with a learned s.
@@ -51,6 +51,11 @@ BAD = {
         *[({"gamma": value}, "gamma ") for value in (-1e-3, float("nan"), "abc")],
         *[({"weights_lr": value}, "weights_lr ") for value in (0, -1, "abc")],
     ],
+    "fairgrad": [({"alpha": value}, "alpha ") for value in (0, 0.4, 5, -1, float("nan"), "abc", True, None)],
+    "gradnorm": [
+        *[({"alpha": value}, "alpha ") for value in (-1e-3, float("inf"), "abc", None)],
+        *[({"weights_lr": value}, "weights_lr ") for value in (0, -1, float("nan"), "abc")],
+    ],
     "graddrop": [({"leak": value}, "leak ") for value in (-0.1, 1.1, float("nan"), "abc", True)],
     "nashmtl": [({"update_every": value}, "update_every ") for value in (0, -1, 1.5, "abc", True)],
     "sdmgrad": [
@@ -80,7 +85,7 @@ def method(request):
 @pytest.fixture
 def on_an_accelerator(monkeypatch):
     """Solvers take the path of a device whose values cannot be looked at without waiting."""
-    for module in (base, solvers, cagrad_solver, cone_solver):
+    for module in (base, solvers, cagrad_solver, cone_solver, fairgrad):
         monkeypatch.setattr(module, "may_look", lambda tensor: False)
 
 

@@ -1,5 +1,7 @@
 """The methods that solve a problem, against solvers of others: each on 1,000 Jacobians of 2 to 50 tasks."""
 
+import warnings
+
 import cvxpy
 import numpy as np
 import pytest
@@ -249,3 +251,51 @@ def test_cagrad_equals_torchjd(num_tasks):
         mean_norm = gramian.mean().sqrt()
         ours = 1 / num_tasks + 0.4 * mean_norm * task_weights / (task_weights @ gramian @ task_weights).sqrt()
         torch.testing.assert_close(ours @ rows, weigh(gramian) @ rows, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("num_tasks", SIZES)
+def test_fairgrad_meets_the_conditions_of_fairness(num_tasks, alpha):
+    """Gw = w^(-1/α), G over its norm, on gradients with a common descent direction."""
+    jacobian = cone_jacobians(num_tasks)
+    weights, diagnostics = solve("fairgrad", jacobian, alpha=alpha)
+    assert not diagnostics["missed_solves"].any()
+    size = (jacobian @ jacobian.mT).square().sum((1, 2)).sqrt()[:, None]
+    products = (jacobian @ (weights.unsqueeze(1) @ jacobian).mT).squeeze(-1) / size
+    torch.testing.assert_close(products * weights ** (1 / alpha), torch.ones_like(products), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+def test_fairgrad_maximises_the_utility(num_tasks, alpha):
+    """Against a conic solver: the direction d of length 1 with the largest Σ (g_iᵀd)^(1 - α)/(1 - α)."""
+    jacobian = cone_jacobians(num_tasks)[::5]
+    jacobian = jacobian / jacobian.norm(dim=-1).amax(-1)[:, None, None]
+    weights, _ = solve("fairgrad", jacobian, alpha=alpha)
+    direction = (weights.unsqueeze(1) @ jacobian).squeeze(1)
+    direction /= direction.norm(dim=-1, keepdim=True)
+    variable = cvxpy.Variable(jacobian.shape[-1])
+    for rows, found in zip(jacobian.numpy(), direction.numpy(), strict=True):
+        utility = cvxpy.sum(cvxpy.power(rows @ variable, 1 - alpha)) / (1 - alpha)
+        problem = cvxpy.Problem(cvxpy.Maximize(utility), [cvxpy.norm(variable) <= 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the last digits, which the comparison does not need
+            expected = problem.solve(solver=cvxpy.CLARABEL)
+        reached = ((rows @ found) ** (1 - alpha)).sum() / (1 - alpha)
+        assert reached >= expected - 1e-4 * abs(expected)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+def test_fairgrad_with_alpha_one_is_nashmtl(num_tasks):
+    jacobian = cone_jacobians(num_tasks)
+    fair, _ = solve("fairgrad", jacobian, alpha=1.0)
+    bargained, _ = solve("nashmtl", jacobian)
+    torch.testing.assert_close(fair, bargained, rtol=1e-4, atol=0)
+
+
+def test_fairgrad_leaves_out_a_zero_gradient():
+    jacobian = cone_jacobians(3)[:50]
+    shared_out, _ = solve("fairgrad", jacobian)
+    weights, _ = solve("fairgrad", torch.cat((jacobian, torch.zeros_like(jacobian[:, :1])), 1))
+    assert not weights[:, -1].any()
+    torch.testing.assert_close(weights[:, :-1], shared_out, rtol=1e-6, atol=0)
