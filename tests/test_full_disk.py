@@ -25,7 +25,7 @@ from mtrl_conic.training.session import resume, train
 PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 ARGUMENTS = [*TOY, "combiner=conicgrad", "seeds=[3,5]", "steps_per_task=300"]
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-LEVELS = range(18)
+LEVELS = range(12)
 
 
 class NeverStopped:

@@ -118,7 +118,7 @@ def test_every_combiner_resumes_to_the_last_bit(combiner, tmp_path):
     assert_same_run(whole, cut, TOTAL)
 
 
-@pytest.mark.parametrize("combiner", ["conicgrad", "pcgrad"])
+@pytest.mark.parametrize("combiner", ["conicgrad", pytest.param("pcgrad", marks=pytest.mark.slow)])
 def test_resumed_run_equals_uninterrupted_one(combiner, tmp_path):
     arguments = [*TOY, f"combiner={combiner}", f"steps_per_task={TOTAL}", "seeds=[3,5]"]
     train(tmp_path / "whole", *arguments)
@@ -248,13 +248,14 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_sigkill_at_random_moments(tmp_path):
-    """Killed five times, wherever it was; the records end up as if nothing had happened."""
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments(kills, tmp_path):
+    """Killed wherever it was, more than once; the records end up as if nothing had happened."""
     arguments = [*TOY, "combiner=conicgrad", "steps_per_task=1500"]
     train(tmp_path / "whole", *arguments)
-    run, chance = tmp_path / "killed", random.Random(0)
+    run, chance = tmp_path / "killed", random.Random(kills)
     start = command(*arguments, f"run_dir={run}")
-    for _ in range(5):
+    for _ in range(kills):
         process = subprocess.Popen(
             start, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

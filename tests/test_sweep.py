@@ -26,6 +26,8 @@ COMBINERS, SEEDS = ("ls", "conicgrad"), (0, 1, 2)
 NAMES = [f"{combiner}/seed_{seed}" for combiner in COMBINERS for seed in SEEDS]
 ARGUMENTS = [*TOY, "steps_per_task=200"]
 
+pytestmark = pytest.mark.xdist_group("sweep")  # one worker: the runs to compare with are made once
+
 
 def sweep(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mtrl_conic.sweep", *arguments]

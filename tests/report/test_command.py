@@ -45,6 +45,7 @@ def evaluations(folder: Path, step: int) -> np.ndarray:
     return np.array([[line["success"][task] for task in TASKS] for line in lines])
 
 
+@pytest.mark.xdist_group("normal_report")  # one worker: the report is written once
 class TestNormal:
     def test_files(self, normal):
         root, page = normal

@@ -10,6 +10,7 @@ from synthetic import make_run
 from written_reports import notes, report, table
 
 
+@pytest.mark.xdist_group("damaged_runs")  # one worker: the report is written once
 class TestDamage:
     @pytest.fixture(scope="class")
     @staticmethod
