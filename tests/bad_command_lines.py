@@ -165,6 +165,16 @@ CASES = {
         ["env.success_return", "each of a, b"],
     ),
     "episodes without steps": (["env=gym", "env.tasks=[Pendulum-v1]", "env.horizon=0"], ["env.horizon", "1", "0"]),
+    "action held for no step": (["env.action_repeat=0"], ["env.action_repeat=0", "at least 1"]),
+    "action held for a part of a step": (["env.action_repeat=1.5"], ["env.action_repeat=1.5"]),
+    "actions that do not fill an episode": (
+        ["env=toy", "env.action_repeat=3"],
+        ["env.action_repeat=3", "must divide 50", "an evaluation's episode"],
+    ),
+    "actions that do not fill a training episode": (
+        ["env=toy", "env.action_repeat=10", "env.horizon=25"],
+        ["env.action_repeat=10", "must divide 25", "a training episode"],
+    ),
     "own environments without a class": (["env=own"], ["env._target_", "mine.Mine"]),
     "own environments that are not there": (["env=own", "env._target_=gone.Mine"], ["gone.Mine", "no module gone"]),
     "environments that are none": (

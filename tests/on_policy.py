@@ -43,7 +43,7 @@ class TinyOnPolicy(Agent):
         self.learning_rate = positive("learning_rate", learning_rate)
 
     def setup(self, setting):
-        self.device, self.num_envs_per_task = torch.device(setting.device), setting.num_envs_per_task
+        self.device, self.steps_per_decision = torch.device(setting.device), setting.steps_per_decision
         (S, K), T, N = setting.cells, self.rollout_steps, setting.num_envs_per_task
         O, A = setting.observation_size, setting.action_size
         zeros = partial(torch.zeros, device=setting.device, dtype=setting.dtype)
@@ -142,7 +142,7 @@ class TinyOnPolicy(Agent):
     def steps_since(self, updates):
         in_a_burst = self.epochs * self.minibatches
         bursts = -(-updates // in_a_burst) - 1
-        return (bursts * self.rollout_steps + self.position % self.rollout_steps) * self.num_envs_per_task
+        return (bursts * self.rollout_steps + self.position % self.rollout_steps) * self.steps_per_decision
 
     def update_kind(self):
         return self.learner.combiner.needs_jacobian()

@@ -54,6 +54,7 @@ def test_a_run_of_then_is_resumed_evaluated_and_reported(tmp_path):
     stored["env"] = {**STORED, "name": "toy", "workers": 0}
     OmegaConf.save(stored, folder / "config.yaml")
     assert load_stored(folder).env == compose_config(TOY).env
+    assert resume_config(str(folder), ["env.action_repeat=1"]).vector.action_repeat == 1
     assert resume_config(str(folder), ["steps_per_task=200", "env.workers=1"]).workers == 1
     assert evaluate([f"run={folder}", "episodes=1", "workers=0"]) == 0
     for named in (True, False):

@@ -127,6 +127,17 @@ def test_resumed_run_equals_uninterrupted_one(combiner, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut", TOTAL)
 
 
+@pytest.mark.parametrize("agent", [[], ["agent=mtmhppo", "agent.rollout_steps=16"]], ids=["off-policy", "on-policy"])
+def test_held_actions_resume_to_the_last_bit(agent, tmp_path):
+    toy = TOY if not agent else [each for each in TOY if "_per_task=" not in each and "warmup" not in each]
+    arguments = [*toy, *agent, "combiner=ls", f"steps_per_task={TOTAL}", "env.action_repeat=5", "env.workers=1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_here(compose_config([*arguments, f"run_dir={whole}"]))
+    run_here(compose_config([*arguments, f"run_dir={cut}"]), stop=CUT)
+    run_here(resume_config(str(cut), []), resume=True)
+    assert_same_run(whole, cut, TOTAL)
+
+
 def test_other_worker_count_and_more_envs_a_task(tmp_path):
     arguments = [*TOY, "combiner=conicgrad", f"steps_per_task={TOTAL}", "env.num_envs_per_task=3"]
     train(tmp_path / "whole", *arguments, "env.workers=2")

@@ -25,8 +25,8 @@ class OffPolicyAgent(Agent):
     Args:
         warmup_steps: first environment steps per task, with random actions and no updates.
         batch_size_per_task: transitions per seed and task in an update.
-        capacity_per_task: transitions per seed and task in the replay.
-        updates_per_step: updates per vector step.
+        capacity_per_task: transitions per seed and task in the replay; one per vector step and environment.
+        updates_per_step: updates per vector step, however long it holds an action.
 
     Attributes:
         streams: of random numbers, by name; part of what is saved.
@@ -55,15 +55,15 @@ class OffPolicyAgent(Agent):
         """All networks, set up for at least these sizes, by the hyperparameter that describes them: for estimates."""
 
     def setup(self, setting: Setting) -> None:
-        self.device, self.num_envs_per_task = torch.device(setting.device), setting.num_envs_per_task
-        self._action_size = setting.action_size
+        self.device, self.steps_per_decision = torch.device(setting.device), setting.steps_per_decision
+        self._action_size, self._action_repeat = setting.action_size, setting.action_repeat
         sizes = (setting.num_tasks, setting.observation_size, setting.action_size)
         self.memory = ReplayBuffer(setting.seeds, *sizes, self.capacity_per_task, setting.device)
         self.streams = {"exploration": SeedStreams(setting.seeds, "exploration", setting.device)}
 
     @property
     def _warming_up(self) -> bool:
-        return self.memory.total < self.warmup_steps
+        return self.memory.total * self._action_repeat < self.warmup_steps
 
     def explore(self, observation: Tensor) -> Tensor:
         return self.random_actions(observation) if self._warming_up else self.act(observation)
@@ -87,7 +87,7 @@ class OffPolicyAgent(Agent):
         return self.learn(self.memory.sample(self.batch_size_per_task))
 
     def steps_since(self, updates: int) -> int:
-        return -(-updates // self.updates_per_step) * self.num_envs_per_task
+        return -(-updates // self.updates_per_step) * self.steps_per_decision
 
     def check(self, setting: Setting) -> None:
         if setting.num_envs_per_task > self.capacity_per_task:

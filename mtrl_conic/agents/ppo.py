@@ -125,7 +125,7 @@ class MultiTaskPPO(ActorCritic):
 
     def setup(self, setting: Setting) -> None:
         self.check(setting)
-        self.device, self.num_envs_per_task = torch.device(setting.device), setting.num_envs_per_task
+        self.device, self.steps_per_decision = torch.device(setting.device), setting.steps_per_decision
         names = ("initialization", "exploration", "minibatches")
         self.streams = {name: SeedStreams(setting.seeds, name, setting.device) for name in names}
         self.inputs = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
@@ -193,7 +193,7 @@ class MultiTaskPPO(ActorCritic):
             terminated=transition.terminated,
             ended=torch.maximum(transition.terminated, transition.truncated),
         )
-        self.steps += self.num_envs_per_task
+        self.steps += self.steps_per_decision
 
     def updates_due(self) -> int:
         if not self.rollout.full:
@@ -221,7 +221,7 @@ class MultiTaskPPO(ActorCritic):
     def _anneal(self) -> None:
         if self.anneal_steps is None:
             return
-        done = self.steps - self.rollout_steps * self.num_envs_per_task
+        done = self.steps - self.rollout_steps * self.steps_per_decision
         rate = self.learning_rate * max(1 - done / self.anneal_steps, 0.0)
         for learner in (self.critic, self.actor):
             learner.optimizer.set_learning_rate(rate)
@@ -260,7 +260,7 @@ class MultiTaskPPO(ActorCritic):
         return losses, log_prob, entropy
 
     def steps_since(self, updates: int) -> int:
-        return -(-updates // (self.epochs * self.minibatches)) * self.rollout_steps * self.num_envs_per_task
+        return -(-updates // (self.epochs * self.minibatches)) * self.rollout_steps * self.steps_per_decision
 
     def state_dict(self) -> dict[str, Any]:
         """All of it; between vector steps no update is due, so that the rows of the last rollout are no part of it."""

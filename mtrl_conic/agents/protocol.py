@@ -30,6 +30,7 @@ class Setting:
         num_envs_per_task: N.
         make_combiner: gives a new combiner, not yet set up, for the network of a name.
         device, dtype: of the parameters.
+        action_repeat: environment steps that an action is held for.
     """
 
     seeds: Sequence[int]
@@ -40,6 +41,12 @@ class Setting:
     make_combiner: Callable[[str], Combiner] = _no_combiner
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    action_repeat: int = 1
+
+    @property
+    def steps_per_decision(self) -> int:
+        """Environment steps per task that a vector step counts as."""
+        return self.num_envs_per_task * self.action_repeat
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -48,14 +55,14 @@ class Setting:
 
 
 class Transition(NamedTuple):
-    """One step of every environment, on the device.
+    """One step of every environment, on the device, or all those that an action was held for.
 
     An episode ends where it is `terminated`, by its task, or `truncated`, by the clock: it would have gone on.
     """
 
     observation: Tensor  # [S, K, N, O]
     action: Tensor  # [S, K, N, A]
-    reward: Tensor  # [S, K, N]
+    reward: Tensor  # [S, K, N], the sum over those steps
     next_observation: Tensor  # [S, K, N, O], of the same episode also where it ends
     terminated: Tensor  # [S, K, N], 1 or 0
     truncated: Tensor  # [S, K, N], 1 or 0
@@ -93,7 +100,8 @@ class Agent(ABC):
         overlaps: updates are made while the environments step: after `explore`, before `observe`. Otherwise they are
             made after `observe`, and the environments wait.
         capturable: an update can be recorded as a CUDA graph: it reads nothing back to the host. Set by `setup`.
-        device, num_envs_per_task: set by `setup`.
+        device: set by `setup`.
+        steps_per_decision: environment steps per task that a vector step counts as, the setting's; set by `setup`.
         health: which seeds still learn; of the others nothing moves. Set by `setup`.
         memory: what is saved in segments beside the checkpoints, as it is large; None where `state_dict` has it all.
     """
@@ -102,7 +110,7 @@ class Agent(ABC):
     overlaps: ClassVar[bool] = True
     capturable: bool = False
     device: torch.device
-    num_envs_per_task: int = 1
+    steps_per_decision: int = 1
     health: Health
     memory: Memory | None = None
 
@@ -144,7 +152,7 @@ class Agent(ABC):
 
     def steps_since(self, updates: int) -> int:
         """Environment steps per task since the update so many updates ago, from 1; by default one per vector step."""
-        return updates * self.num_envs_per_task
+        return updates * self.steps_per_decision
 
     def explore_kind(self) -> Hashable:
         """What the host knows of the next `explore`: where these differ, they are recorded apart."""

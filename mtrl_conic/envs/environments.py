@@ -19,6 +19,12 @@ class VectorConfig:
     workers: int | None = None
     timeout: float = 60.0
     horizon: int | None = None  # of training episodes
+    action_repeat: int = 1
+
+    @property
+    def steps_per_decision(self) -> int:
+        """Environment steps per task that a step of the vector counts as, also where an episode's end cuts it short."""
+        return self.num_envs_per_task * self.action_repeat
 
 
 class Environments(ABC):
@@ -74,6 +80,11 @@ class Environments(ABC):
             ValueError: they cannot be drawn; the message says why.
         """
         raise ValueError(f"{type(self).__name__} cannot be drawn")
+
+
+def repeat_in_words(action_repeat: Any) -> str:
+    """What a heading adds to an environments' title: nothing where each step has an action of its own."""
+    return "" if action_repeat == 1 else f", action repeat {action_repeat}"
 
 
 def check_environments(environments: Environments) -> None:

@@ -40,11 +40,14 @@ class WorkerError(RuntimeError):
 
 
 class VectorStep(NamedTuple):
-    """One transition of all environments: S seeds, K tasks, N environments per task, O observation entries."""
+    """One transition of all environments: S seeds, K tasks, N environments per task, O observation entries.
+
+    It is one step of each environment or, with an `action_repeat`, all those that its action was held for.
+    """
 
     observation: NDArray[np.float32]  # [S, K, N, O], what to act on next, be it of a new episode
     next_observation: NDArray[np.float32]  # [S, K, N, O], where this transition led, also at an episode's end
-    reward: NDArray[np.float32]  # [S, K, N]
+    reward: NDArray[np.float32]  # [S, K, N], the sum over the transition
     terminated: NDArray[np.bool_]  # [S, K, N]
     truncated: NDArray[np.bool_]  # [S, K, N], broken off, at the horizon or by the environment, and not terminated
     success: NDArray[np.bool_]  # [S, K, N], at any step of the episode so far, this one included
@@ -149,6 +152,7 @@ class Assignment:
     goals: str
     layout: Layout
     worker: int
+    action_repeat: int = 1
 
     def group(self, arrays: SharedArrays) -> WorkerGroup:
         """The environments, not yet built."""

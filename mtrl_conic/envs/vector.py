@@ -33,6 +33,8 @@ class VectorEnv:
         goals: "random" draws each episode's goal from the environment's own stream; "in_turn" starts with
             goal 0 at `reset` and goes on to the next at each episode's end.
         timeout: seconds to wait for a worker in one call. Building the environments may take longer.
+        action_repeat: steps of its environment that an action is held for in one step of the vector; fewer where the
+            episode ends before, at the horizon too, which counts the environment's steps. Rewards are summed.
 
     Raises:
         ValueError: an argument is out of range; no process has been started.
@@ -47,14 +49,16 @@ class VectorEnv:
         workers: int = 1,
         goals: Literal["random", "in_turn"] = "random",
         timeout: float = 60.0,
+        action_repeat: int = 1,
     ) -> None:
         _validate(spec, seeds, num_envs_per_task, workers, goals, timeout)
-        self.spec = spec
+        _at_least(1, "action_repeat", action_repeat)
+        self.spec, self.action_repeat = spec, action_repeat
         self.shape: Place = (len(seeds), len(spec.tasks), num_envs_per_task)
         self._seeds = tuple(int(seed) for seed in seeds)
         layout = Layout(self.shape, spec.observation_size, spec.action_size, workers)
         self._assignments = [
-            Assignment(spec, self._seeds, places, goals, layout, worker)
+            Assignment(spec, self._seeds, places, goals, layout, worker, action_repeat)
             for worker, places in enumerate(_deal(self.shape, max(workers, 1)))
         ]
         if workers > 0:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvSpec, State, TaskEnv
+from mtrl_conic.envs.held import held
 from mtrl_conic.envs.shared import (
     DONE,
     MESSAGE,
@@ -40,13 +41,25 @@ _PATIENCE = 200e-6  # seconds awake after a step: the next follows at once where
 
 
 class Episodes:
-    """One environment with its goals, its time limit and the sums over the episode."""
+    """One environment with its goals, its time limit and the sums over the episode.
 
-    def __init__(self, env: TaskEnv, place: Place, index: int, seed: int, in_turn: bool) -> None:
+    Args:
+        env: just made.
+        place: of it in the vector.
+        index: the place, flattened.
+        seed: draws the goals.
+        in_turn: goals come in turn instead.
+        action_repeat: steps of the environment that an action is held for.
+    """
+
+    def __init__(
+        self, env: TaskEnv, place: Place, index: int, seed: int, in_turn: bool, action_repeat: int = 1
+    ) -> None:
         self.env = env
         self.place = place
-        self.index = index  # the place, flattened
+        self.index = index
         self._in_turn = in_turn
+        self._action_repeat = action_repeat
         # Keyed by the place among tasks and environments, not by that among seeds: a seed draws the same
         # goals alone and among others.
         self._generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place[1:]))
@@ -57,13 +70,19 @@ class Episodes:
         out.observation[self.place] = self._next_episode(first=True)
 
     def step(self, action: NDArray[np.float32], out: VectorStep) -> None:
-        """Step, and start the next episode where this one ends."""
-        place = self.place
-        observation, reward, terminated, success, truncated = self.env.step(action[place])
-        self._step += 1
-        self._return += float(reward)
-        self._success |= bool(success)
-        truncated = (truncated or self._step >= self.env.horizon) and not terminated
+        """Hold the action, no longer than the episode lasts, and start the next episode where this one ends.
+
+        The reward is the sum of those of the environment's steps, the observation the last one's.
+        """
+        place, reward = self.place, 0.0
+        left = max(self.env.horizon - self._step, 1)  # 0 only in a checkpoint of longer episodes
+        for step in held(self.env, action[place], min(self._action_repeat, left)):
+            self._step += 1
+            reward += float(step.reward)
+            self._return += float(step.reward)
+            self._success |= bool(step.success)
+        observation, terminated = step.observation, step.terminated
+        truncated = (step.truncated or self._step >= self.env.horizon) and not terminated
         out.next_observation[place] = observation
         out.reward[place] = reward
         out.terminated[place] = terminated
@@ -153,7 +172,7 @@ class Group(NamedWork):
             env = spec.make(place[1])
             _check(env, spec)
             seed, in_turn = assignment.seeds[place[0]], assignment.goals == "in_turn"
-            self._members.append(Episodes(env, place, index, seed, in_turn))
+            self._members.append(Episodes(env, place, index, seed, in_turn, assignment.action_repeat))
         self._current[0] = -1
 
     def reset(self, half: int) -> None:

@@ -44,6 +44,7 @@ class Actors:
     def __init__(self, config: TrainConfig, weights: Weights, seeds: Sequence[int]) -> None:
         self.tasks, self.seeds, self.step = config.make_environments().tasks, list(seeds), weights.step
         setting = replace(config.setting(), seeds=self.seeds)
+        self.action_repeat = setting.action_repeat
         self.device, self.observation_size = torch.device(setting.device), setting.observation_size
         rows, agent = [_row(config.seeds, seed) for seed in self.seeds], config.make_agent()
         try:

@@ -100,7 +100,8 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     print(heading(record), flush=True)
     tape = Tape(len(spec.tasks), options["video_goals"] if options["video"] else ())
     started = time.perf_counter()
-    envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=config.vector.timeout)
+    timeout, repeat = config.vector.timeout, actors.action_repeat
+    envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=timeout, action_repeat=repeat)
     record |= results(record, _play(act, tape, envs, episodes, actors.device, stopped))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     replaced = _replaced(out)
@@ -121,7 +122,7 @@ def _play(
     with envs, tqdm(total=episodes * envs.spec.horizon, unit="step", disable=None) as bar:
 
         def watch(action: NDArray[np.float32], step: VectorStep) -> None:
-            bar.update()
+            bar.update(envs.action_repeat)
             tape.watch(action, step)
 
         return evaluate(act, envs, episodes, device, stopped, watch)
@@ -161,7 +162,8 @@ def _clips(tape: Tape, spec: EnvSpec, record: dict[str, Any], folder: Path, opti
     which = f"_goals_{'_'.join(map(str, goals))}" if goals != _DEFAULTS["video_goals"] else ""
     names = [task.replace("/", "_") for task in spec.tasks]
     paths = [folder / f"{task}_seed_{seed}_{checkpoint}{which}.{kind}" for task in names]
-    return [Clip(spec, task, tape.episodes(task), about, path) for task, path in enumerate(paths)]
+    repeat = record["protocol"].get("action_repeat", 1)
+    return [Clip(spec, task, tape.episodes(task), about, path, repeat) for task, path in enumerate(paths)]
 
 
 def _choose_device(config: TrainConfig, device: str | None) -> None:

@@ -39,14 +39,19 @@ def load_policy(run: str | Path, checkpoint: str = "best", seed: int | None = No
 class Policy:
     """One trained actor, called with observations and the task that they come from.
 
+    It was trained, and is evaluated, with each action held for `action_repeat` steps of the environment. Where that is
+    not 1, a loop of one's own does so too: it asks for an action, passes it to `env.step` so many times, or until the
+    episode ends, and asks again with the last observation.
+
     Attributes:
         tasks: the names of the K tasks.
         step: environment steps per task that it has been trained for.
+        action_repeat: environment steps that an action is held for.
         generator: draws the noise of `deterministic=False`; seeded with the run's seed.
     """
 
     def __init__(self, actors: Actors) -> None:
-        self.tasks, self.step = actors.tasks, actors.step
+        self.tasks, self.step, self.action_repeat = actors.tasks, actors.step, actors.action_repeat
         self._actors = actors
         self.generator = torch.Generator(actors.device).manual_seed(actors.seeds[0])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.environments import repeat_in_words
 from mtrl_conic.envs.evaluation import Evaluation
 from mtrl_conic.policies.actors import Weights
 from mtrl_conic.settings.schema import VECTOR_KEYS, TrainConfig
@@ -36,7 +37,7 @@ def facts(
         "combiner": config.combiner,
         **({"combiners": config.combiners} if config.combiners else {}),
         "choices": config.choices,
-        "title": config.make_environments().title(config.env_name),
+        "title": config.make_environments().title(config.env_name) + repeat_in_words(config.vector.action_repeat),
         "protocol": protocol(config, spec, episodes),
         "tasks": list(spec.tasks),
         "seeds": list(seeds),
@@ -60,7 +61,9 @@ def protocol(config: TrainConfig, spec: EnvSpec, episodes: int) -> dict[str, Any
     """What two evaluations must share to stand in one table."""
     own = {key: value for key, value in config.env.items() if value is not None and key not in _NO_PROTOCOL}
     facts = {"env": config.env_name, "horizon": spec.horizon, "goals": spec.num_goals, "episodes": episodes}
-    return facts | {"policy": "deterministic", "success": "any step"} | own
+    repeat = config.vector.action_repeat
+    held = {} if repeat == 1 else {"action_repeat": repeat}  # earlier versions knew none, and their records compare
+    return facts | {"policy": "deterministic", "success": "any step"} | held | own
 
 
 def method(known: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mtrl_conic.envs.environments import Environments
+from mtrl_conic.envs.environments import Environments, repeat_in_words
 from mtrl_conic.report.reading import Run
 from mtrl_conic.settings import paths
 from mtrl_conic.settings.errors import ConfigError
@@ -20,15 +20,21 @@ _EXECUTION = ("workers", "timeout", "fast", "num_envs_per_task", "horizon")
 
 
 def protocol_of(run: Run) -> Settings:
-    """What must be equal for two runs to share a table: all settings of the environments, and the tasks.
+    """What must be equal for two runs to share a table: all settings of the environments, the repeat, and the tasks.
 
     Settings that a run's version did not know yet have their defaults; those that only change the speed are left out.
     """
     env = with_defaults(run.config["env"])
     found = {f"env.{key}": _text(value) for key, value in env.items() if key not in _EXECUTION}
+    found["env.action_repeat"] = _text(_repeat(run))
     if not isinstance(env.get("tasks"), dict):  # a mapping says what each task is, a list no more than the tasks below
         found.pop("env.tasks", None)
     return {"env": env_name(run), **found, "tasks": ", ".join(sorted(run.tasks))}
+
+
+def _repeat(run: Run) -> Any:
+    """The steps that an action is held for: 1 in versions that did not know of it."""
+    return run.config["env"].get("action_repeat", 1)
 
 
 def env_name(run: Run) -> str:
@@ -48,6 +54,7 @@ def method_of(run: Run) -> Settings:
         found |= dict(_flat(key, with_defaults(section)))
     found["env.num_envs_per_task"] = run.config["env"].get("num_envs_per_task", 1)
     found["env.horizon"] = run.config["env"].get("horizon")
+    found["env.action_repeat"] = _repeat(run)  # where methods are compared across protocols, in `load_runs`
     return {key: _text(value) for key, value in found.items()}
 
 
@@ -162,15 +169,24 @@ def _short(key: str) -> str:
 def title(run: Run) -> str:
     """A heading such as "MT10, Meta-World V3, reward v2, goal seed 0"."""
     environments = _environments(run)
-    return env_name(run) if environments is None else environments.title(env_name(run))
+    name = env_name(run) if environments is None else environments.title(env_name(run))
+    return name + repeat_in_words(_repeat(run))
 
 
 def sentence(run: Run) -> str:
     """The protocol in words, with the lengths and sizes of the environments where this version knows them."""
     environments, env = _environments(run), run.config["env"]
-    known = {*_EXECUTION, "_target_", "tasks", *(() if environments is None else arguments_of(env["_target_"]))}
+    known = {
+        *_EXECUTION,
+        "action_repeat",
+        "_target_",
+        "tasks",
+        *(() if environments is None else arguments_of(env["_target_"])),
+    }
     others = [f"{key} {_text(value)}" for key, value in env.items() if key not in known and value is not None]
     facts = [] if environments is None else environments.facts()
+    if _repeat(run) != 1:
+        others.append(f"each action held for {_text(_repeat(run))} steps")
     return ", ".join([f"{len(run.tasks)} task{'s' * (len(run.tasks) > 1)}", *facts, *others])
 
 
@@ -178,6 +194,7 @@ def slug(run: Run) -> str:
     """A folder name for the protocol's tables and pictures, such as "mt10_v2_goals0"."""
     environments = _environments(run)
     name = env_name(run) if environments is None else environments.file_name(env_name(run))
+    name += "" if _repeat(run) == 1 else f"_repeat{_text(_repeat(run))}"
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".") or "protocol"
 
 

@@ -89,10 +89,10 @@ def check_length(config: TrainConfig, start: int | None = None) -> None:
         ConfigError: `steps_per_task` is too low.
     """
     assert config.run_dir is not None
-    run_dir, envs = Path(config.run_dir), config.vector.num_envs_per_task
+    run_dir, at_once = Path(config.run_dir), config.vector.steps_per_decision
     evaluated = [line["step"] for line in _lines(run_dir, "evaluations")]
     step = max(Checkpoints(run_dir / "checkpoints").steps() or evaluated, default=0) if start is None else start
-    end = -(-config.steps_per_task // envs) * envs  # vector steps are whole
+    end = -(-config.steps_per_task // at_once) * at_once  # vector steps are whole
     before = typed(load_stored(run_dir)).steps_per_task
     if step > end or (step == end and config.steps_per_task < before):
         raise ConfigError(

@@ -31,7 +31,8 @@ def environments(stored: Any) -> Any:
     if not isinstance(name, str) or name not in _ENVIRONMENTS or "_target_" in stored:
         return stored
     kept = {key: value for key, value in stored.items() if key not in ("name", *_UNUSED[name])}
-    return _ENVIRONMENTS[name] | {"horizon": None} | kept  # training episodes were as long as those of evaluations
+    # Training episodes were as long as those of evaluations, and each step had an action of its own.
+    return _ENVIRONMENTS[name] | {"horizon": None, "action_repeat": 1} | kept
 
 
 def settings(stored: Any) -> Any:

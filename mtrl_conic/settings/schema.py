@@ -75,8 +75,9 @@ class TrainConfig:
         """What the agent is set up for."""
         environments = self.make_environments()
         sizes = (len(environments.tasks), environments.observation_size, environments.action_size)
-        num_envs = self.vector.num_envs_per_task
-        return Setting(self.seeds, *sizes, num_envs, self.make_combiner, self.torch_device())
+        num_envs, repeat = self.vector.num_envs_per_task, self.vector.action_repeat
+        how = (num_envs, self.make_combiner, self.torch_device())
+        return Setting(self.seeds, *sizes, *how, action_repeat=repeat)
 
     def make_environments(self) -> Environments:
         """The environments as configured, before anything large is built.
@@ -184,6 +185,7 @@ _RANGES = {
     "env.num_envs_per_task": (1, _MANY),
     "env.workers": (0, _MANY),
     "env.horizon": (1, _MANY),
+    "env.action_repeat": (1, _MANY),
     "env.timeout": (0, 1_000_000),  # seconds; what waits for the workers counts milliseconds in 31 bits
     "threads": (1, 1024),
 }
@@ -223,6 +225,14 @@ def _validate_env(config: TrainConfig) -> None:
     horizon, most = config.vector.horizon, config.make_environments().horizon
     if horizon is not None and horizon > most:
         raise ConfigError(f"env.horizon={horizon}: must be at most {most}, the steps of an evaluation's episodes")
+    _validate_repeat(config.vector.action_repeat, {"an evaluation's": most, "a training": horizon or most})
+
+
+def _validate_repeat(repeat: int, episodes: dict[str, int]) -> None:
+    """Each decision counts as a whole one, and should be one: `episodes` are the steps of the kinds there are."""
+    for whose, steps in episodes.items():
+        if steps % repeat:
+            raise ConfigError(f"env.action_repeat={repeat}: must divide {steps}, the steps of {whose} episode")
 
 
 def _validate_agent(config: TrainConfig, agent: Agent) -> None:

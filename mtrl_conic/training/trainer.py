@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,12 @@ class Trainer:
         self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, self.agent.steps_since)
         self._look_at_seeds()
         self.steps = device_steps(self.agent, config.cuda_graphs)
-        timeout, num_envs = config.vector.timeout, config.vector.num_envs_per_task
-        training_spec = Shortened(spec, config.vector.horizon) if config.vector.horizon else spec
-        self.envs = VectorEnv(training_spec, config.seeds, num_envs, config.workers, timeout=timeout)
+        vector, num_envs = config.vector, config.vector.num_envs_per_task
+        make = partial(VectorEnv, seeds=config.seeds, timeout=vector.timeout, action_repeat=vector.action_repeat)
+        training_spec = Shortened(spec, vector.horizon) if vector.horizon else spec
+        self.envs = make(training_spec, num_envs_per_task=num_envs, workers=config.workers)
         workers = min(config.workers, config.num_envs // num_envs)
-        self.eval_envs = VectorEnv(spec, config.seeds, workers=workers, goals="in_turn", timeout=timeout)
+        self.eval_envs = make(spec, workers=workers, goals="in_turn")
         self.transfer = StepTransfer(self.envs.shape, spec.observation_size, spec.action_size, self.device)
         self.observation = self._start_envs(state)
         if state is None:
@@ -142,7 +144,7 @@ class Trainer:
         transition, self.observation = self.transfer.step(observation, action, result)
         self.agent.observe(transition)
         self.episodes.add(result)
-        self.step += self.config.vector.num_envs_per_task
+        self.step += self.config.vector.steps_per_decision
         if not self.agent.overlaps:
             self._update()
 
@@ -250,4 +252,4 @@ class Trainer:
 
     def _passed(self, every: int) -> bool:
         """Whether the last vector step reached a multiple of `every`."""
-        return self.step // every > (self.step - self.config.vector.num_envs_per_task) // every
+        return self.step // every > (self.step - self.config.vector.steps_per_decision) // every

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import Camera, EnvSpec, TaskEnv
+from mtrl_conic.envs.held import held
 from mtrl_conic.runs.files import WriteError, free_space, write_whole
 
 _SIZE = 480  # pixels, of the picture above the caption
@@ -27,6 +28,7 @@ class Clip(NamedTuple):
     episodes: dict[int, NDArray[np.float32]]  # goal → actions [T, A]
     about: str  # last line of the caption
     path: Path  # ends in .mp4 or .gif
+    action_repeat: int = 1  # steps that each of the actions is held for
 
 
 def serve() -> None:
@@ -98,7 +100,8 @@ def _write_gif(path: Path, frames: Iterator[NDArray[np.uint8]], frames_per_secon
 
 
 def _frames(clip: Clip, env: TaskEnv, camera: Camera) -> Iterator[NDArray[np.uint8]]:
-    for goal, actions in clip.episodes.items():
+    for goal, decisions in clip.episodes.items():
+        actions = _of_steps(env, goal, decisions, clip.action_repeat)
         env.reset(goal)
         success = False
         for number, action in enumerate(actions, start=1):
@@ -111,6 +114,18 @@ def _frames(clip: Clip, env: TaskEnv, camera: Camera) -> Iterator[NDArray[np.uin
                     clip.about,
                 )
                 yield _captioned(camera(step), lines, success)
+
+
+def _of_steps(env: TaskEnv, goal: int, decisions: NDArray[np.float32], repeat: int) -> NDArray[np.float32]:
+    """The actions [T', A] of an environment's steps, by those [T, A] that were held; the last not past the end."""
+    if repeat == 1:
+        return decisions
+    env.reset(goal)
+    actions: list[NDArray[np.float32]] = []
+    for action in decisions:
+        for _ in held(env, action, min(repeat, env.horizon - len(actions))):
+            actions.append(action)
+    return np.stack(actions)
 
 
 def _captioned(picture: NDArray[np.uint8], lines: Sequence[str], success: bool) -> NDArray[np.uint8]:

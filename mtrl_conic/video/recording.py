@@ -65,7 +65,7 @@ class Tape:
         self._goal += ended
 
     def episodes(self, task: int) -> dict[int, NDArray[np.float32]]:
-        """The actions [T, A] of a task on each goal."""
+        """The actions [T, A] of a task on each goal, one a decision."""
         return {goal: np.stack(actions) for goal, actions in self._kept[task].items()}
 
 

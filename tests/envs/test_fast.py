@@ -1,9 +1,14 @@
+import gc
+import pickle
+import weakref
+
 import numpy as np
 import pytest
 from metaworld.policies import ENV_POLICY_MAP
 from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
+from mtrl_conic.envs.fast import env as fast_env
 from mtrl_conic.envs.fast import rewards
 from mtrl_conic.envs.fast.rebind import fast_class
 from mtrl_conic.envs.metaworld import (
@@ -103,6 +108,116 @@ def test_kept_resets_cannot_be_changed_from_outside():
     env.reset(0)[:] = 0
     env.step(np.ones(4, dtype=np.float32)).observation[:] = 0
     np.testing.assert_array_equal(env.reset(0), first)
+
+
+def simulations(monkeypatch):
+    """The numbers of the goals that are simulated from now on, one by one."""
+    goals, simulated = [], fast_env.FastTaskEnv._simulated
+    monkeypatch.setattr(
+        fast_env.FastTaskEnv, "_simulated", lambda env, goal: goals.append(goal) or simulated(env, goal)
+    )
+    return goals
+
+
+def assert_plays_as(first, second, goal, task, steps=500):
+    """Observations, rewards and flags of a whole episode to the last bit, with the other one at another place."""
+    for act in (random_actions(task, goal), scripted_actions(task, goal)):
+        one, other = play(first, second, goal, act, steps)
+        np.testing.assert_array_equal(other, one)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "reach-v3",
+        "push-v3",
+        "pick-place-v3",
+        "door-open-v3",
+        "drawer-open-v3",
+        "peg-insert-side-v3",
+        "window-open-v3",
+        "basketball-v3",
+        "stick-pull-v3",
+    ],
+)
+def test_a_reset_kept_by_another_environment_equals_the_simulated_one(task, monkeypatch):
+    goals = draw_goals((task,), 1)
+    shipped = MetaWorldSpec((task,), goals, fast=False).make(0)
+    alone = MetaWorldSpec((task,), goals).make(0)
+    wanted = {goal: alone.reset(goal) for goal in (0, 7)}
+    del alone._resets  # the environments that follow simulate for themselves: the table let go of it
+    simulated = simulations(monkeypatch)
+    first, second = (MetaWorldSpec((task,), goals).make(0) for _ in range(2))
+    first.reset(0)
+    assert simulated == [0]
+    first.step(np.ones(4, dtype=np.float32))
+    second.reset(7)  # is itself at another goal, in mid-episode
+    second.step(np.ones(4, dtype=np.float32))
+    np.testing.assert_array_equal(second.reset(0), wanted[0])
+    np.testing.assert_array_equal(second.reset(0), shipped.reset(0))
+    assert_plays_as(first, second, 0, task)
+    assert_plays_as(second, first, 7, task, steps=60)
+    assert_plays_as(alone_again(task, goals, simulated), second, 0, task, steps=60)
+    compare(shipped, second, 0, random_actions(task, 0), steps=60)
+    third = MetaWorldSpec((task,), goals).make(0)  # never simulated anything
+    assert_plays_as(second, third, 7, task, steps=60)
+    assert simulated == [0, 7, 0]
+
+
+def alone_again(task, goals, simulated):
+    """An environment that shares with nobody and has simulated goal 0."""
+    env = MetaWorldSpec((task,), goals).make(0)
+    env._resets = fast_env._Resets()
+    env.reset(0)
+    assert simulated[-1] == 0
+    return env
+
+
+def test_only_environments_of_one_task_reward_and_goals_share_their_resets():
+    goals, others = draw_goals(("reach-v3",), 1), draw_goals(("reach-v3",), 2)
+    first, second = (MetaWorldSpec(("reach-v3",), drawn).make(0) for drawn in (goals, tuple(map(np.copy, goals))))
+    assert first._resets is second._resets
+    for spec in (
+        MetaWorldSpec(("reach-v3",), others),
+        MetaWorldSpec(("reach-v3",), goals, "v1"),
+        MetaWorldSpec(("push-v3",), goals),
+    ):
+        assert spec.make(0)._resets is not first._resets
+
+
+def test_kept_resets_go_with_the_last_environment():
+    env = make_spec(("reach-v3",), 3).make(0)
+    env.reset(0)
+    kept, before = weakref.ref(env._resets), len(fast_env._kept)
+    del env
+    gc.collect()
+    assert kept() is None
+    assert len(fast_env._kept) < before
+
+
+def test_what_one_environment_does_with_a_kept_reset_the_others_do_not_see():
+    spec = make_spec(("pick-place-v3",), 1)
+    first, second = spec.make(0), spec.make(0)
+    wanted = first.reset(0).copy()
+    state = pickle.dumps(first._resets[0])
+    first.reset(0)[:] = 0
+    for env in (first, second):
+        for value in vars(env.env).values():
+            kept = [entry for entry in _arrays(env._resets[0]) if isinstance(value, np.ndarray)]
+            assert not any(np.shares_memory(value, entry) for entry in kept)
+        for _ in range(20):
+            env.step(np.ones(4, dtype=np.float32)).observation[:] = 0
+        env.env.obj_init_pos[:] = 7
+        np.testing.assert_array_equal(second.reset(0), wanted)
+    assert pickle.dumps(first._resets[0]) == state
+
+
+def _arrays(tree):
+    """All arrays of nested dicts and tuples."""
+    if isinstance(tree, np.ndarray):
+        return [tree]
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else ()
+    return [array for part in inner for array in _arrays(part)]
 
 
 def test_the_package_is_left_as_it_was():

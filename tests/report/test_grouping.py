@@ -29,6 +29,7 @@ def rows(section, steps=None):
         {"env": {"goal_seed": 1}},
         {"env": {"name": "mt25"}},
         {"env": {"some_new_setting": 2}},
+        {"env": {"action_repeat": 2}},
         {"tasks": TASKS[:2]},
     ],
     ids=str,
@@ -56,6 +57,12 @@ METAWORLD = {"_target_": "mtrl_conic.envs.metaworld.MetaWorld", "benchmark": "mt
         ({"_target_": "mtrl_conic.envs.toy.Toy", "benchmark": None}, "mt10, toy environment", "episodes of 50 steps"),
         ({"_target_": "not_there.Mine", "speed": 3}, "mt10", "benchmark mt10, speed 3"),
         ({"reward_version": "v9"}, "mt10", "3 tasks"),
+        (
+            {"action_repeat": 5},
+            "MT10, Meta-World V3, reward v2, goal seed 0, action repeat 5",
+            "39 numbers observed, each action held for 5 steps",
+        ),
+        ({"action_repeat": 1}, "MT10, Meta-World V3, reward v2, goal seed 0", "39 numbers observed"),
     ],
     ids=str,
 )
@@ -74,6 +81,17 @@ def test_how_fast_a_run_is_is_no_protocol(tmp_path):
     ((section,), notes) = grouped(tmp_path)
     assert [method.seeds for method in section.methods] == [[0, 1]]
     assert notes == []
+
+
+def test_runs_of_versions_without_a_repeat_held_no_action(tmp_path):
+    make_run(tmp_path / "a", "ls", [0])
+    make_run(tmp_path / "b", "ls", [1], env={"action_repeat": 1})
+    make_run(tmp_path / "c", "ls", [0], env={"action_repeat": 5})
+    found, _ = grouped(tmp_path)
+    assert {section.slug: [method.seeds for method in section.methods] for section in found} == {
+        "mt10_v2_goals0": [[0, 1]],
+        "mt10_v2_goals0_repeat5": [[0]],
+    }
 
 
 def test_tasks_may_come_in_another_order(tmp_path):
