@@ -124,7 +124,7 @@ def test_initial_values_of_a_seed_do_not_depend_on_the_others(initial):
 # What holds for every network in configs/network: a new one needs no test of its own for this.
 
 NETWORKS = choices("network")
-SMALL = {"hidden_sizes": [7, 6]}  # of these settings a network is given those that it has
+SMALL = {"hidden_sizes": [7, 6], "width": 7}  # of these settings a network is given those that it has
 
 
 @pytest.fixture(params=NETWORKS)
