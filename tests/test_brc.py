@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from test_capture import OneDevice, Quiet, RecordedOnTheHost, updates, without_numbers  # noqa: F401
 from test_networks import PLAIN
-from test_resume import assert_same_state
+from test_resume import COMBINERS, assert_same_state
 
 from mtrl_conic.agents.brc import BRC
 from mtrl_conic.agents.critic_heads import DistributionalHead
@@ -297,6 +297,21 @@ def test_no_step_reads_or_moves_a_number(combiner, without_numbers):  # noqa: F8
             assert act(observation).shape == (2, K, 1, A)
         flags = torch.zeros(2, K, 1, device="meta")
         agent.observe(Transition(observation, act(observation), flags, observation, flags, flags))
+
+
+@pytest.mark.parametrize("scope", ["shared", "all"])
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_a_seed_learns_the_same_alone_and_among_others(combiner, scope):
+    together, alone = (make(combiner, gradient_scope=scope, seeds=seeds) for seeds in ((3, 5), (3,)))
+    start = together.critic.params.clone()
+    for agent in (together, alone):
+        for _ in range(8):
+            agent.update()
+    for name in ("actor", "critic"):
+        one, other = (getattr(agent, name).params[0] for agent in (together, alone))
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    assert not torch.equal(together.critic.layout.view(start, VECTORS), together.critic.views[VECTORS])
+    assert torch.isfinite(together.critic.params).all()
 
 
 def test_recorded_updates_equal_plain_ones():

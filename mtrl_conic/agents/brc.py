@@ -11,7 +11,12 @@ as there, but for these deviations:
    gradient lacks the factor α, by which Adam does not step either, but for how it changes.
 5. Mean and log standard deviation of the actions come from one orthogonal matrix, where there they have one each.
 6. Layer norm adds 1e-5 to the variance, where there it is 1e-6.
-7. Returns are cut off where the discount has made them worth a thousandth, 688 steps at γ = 0.99.
+7. Returns, by which rewards are scaled, leave out what the discount has made worth less than a thousandth: that of
+   more than 688 steps ahead at γ = 0.99. An episode that its task and the clock end at once has no rewards to come.
+8. The temperature in that scale is that of each update, where there all updates of a step have the same.
+9. Also a single task has a vector.
+
+The same list, with what the experiments add to it, is in docs/brc.md.
 """
 
 from __future__ import annotations
