@@ -337,6 +337,8 @@ def test_the_critics_come_to_predict_what_there_is():
     [
         ("discount=1", r"agent\.discount must be a number in \(0, 1\), not 1"),
         ("embedding_size=0", r"agent\.embedding_size must be a whole number of at least 1, not 0"),
+        ("embedding_size=1e12", r"agent\.embedding_size must be at most 10000, not 1000000000000"),
+        ("value_bins=3e4", r"agent\.value_bins=30000.*: needs at least .* GiB of memory"),
         ("max_grad_norm=0", r"agent\.max_grad_norm must be a number in \(0, inf\), not 0"),
         ("critic_network.width=0", r"agent\.critic_network\.width must be a whole number of at least 1, not 0"),
         ("network.blocks=-1", r"agent\.network\.blocks must be a whole number of at least 0, not -1"),

@@ -11,7 +11,7 @@ as there, but for these deviations:
    gradient lacks the factor α, by which Adam does not step either, but for how it changes.
 5. Mean and log standard deviation of the actions come from one orthogonal matrix, where there they have one each.
 6. Layer norm adds 1e-5 to the variance, where there it is 1e-6.
-7. Returns, by which rewards are scaled, leave out what the discount has made worth less than a thousandth: that of
+7. Returns, by which rewards are scaled, leave out rewards that the discount makes worth less than a thousandth: those
    more than 688 steps ahead at γ = 0.99. An episode that its task and the clock end at once has no rewards to come.
 8. The temperature in that scale is that of each update, where there all updates of a step have the same.
 9. Also a single task has a vector.
@@ -107,7 +107,7 @@ class BRC(MultiTaskSAC):
             value_limit=value_limit,
             gradient_scope=gradient_scope,
         )
-        self.embedding_size = whole("embedding_size", embedding_size, 1)
+        self.embedding_size = whole("embedding_size", embedding_size, 1, 10_000)
 
     def _task_size(self, setting: Setting) -> int:
         return self.embedding_size

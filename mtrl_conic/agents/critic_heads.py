@@ -19,9 +19,11 @@ class CriticHead(ABC):
 
     Attributes:
         outputs: of the network per input.
+        numbers: that a target is made of, per transition.
     """
 
     outputs: int
+    numbers: int = 1
 
     @abstractmethod
     def values(self, outputs: Tensor) -> Tensor:
@@ -65,6 +67,7 @@ class CategoricalHead(CriticHead):
 
     def __init__(self, num_bins: int = 101, limit: float = 10.0) -> None:
         self.outputs, self.limit = whole("value_bins", num_bins, 2), positive("value_limit", limit)
+        self.numbers = self.outputs
 
     def atoms(self, like: Tensor) -> Tensor:
         """The values [`outputs`], of the tensor's kind."""
@@ -93,6 +96,10 @@ class DistributionalHead(CategoricalHead):
     Each value is backed up by itself and shared out between its two neighbours (Bellemare et al., arXiv 1707.06887,
     algorithm 1). Nothing is pessimistic: an ensemble counts by its mean (BRC, arXiv 2505.23150).
     """
+
+    def __init__(self, num_bins: int = 101, limit: float = 10.0) -> None:
+        super().__init__(num_bins, limit)
+        self.numbers = self.outputs**2
 
     def pooled(self, values: Tensor) -> Tensor:
         return values.mean(0)

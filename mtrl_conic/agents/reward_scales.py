@@ -55,8 +55,8 @@ class ConstantScale:
 class ReturnScale:
     """Rewards divided by the largest discounted return of their task so far, times a limit.
 
-    So the values of each task stay within the limit. Returns are added up forwards, from each episode's start, as
-    a filter of the rewards; `SoftReturnScale` has those from every step to the episode's end.
+    So the values of each task stay within the limit. Returns are added up forwards, from each episode's start;
+    `SoftReturnScale` has those from every step to the episode's end.
 
     Args:
         shape: S, K, N.

@@ -168,6 +168,10 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
             return {"network": [*actor, *critics]}
         return {"network": actor, "critic_network": critics}
 
+    def needs(self, setting: Setting) -> dict[str, int]:
+        of_targets = math.prod(setting.cells) * self.batch_size_per_task * self.head.numbers
+        return super().needs(setting) | {"value_bins": 4 * of_targets}
+
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
         clip = CLIPS[self.clip](self.max_grad_norm)
