@@ -4,7 +4,7 @@ Source: Nauman et al., "Bigger, Regularized, Categorical" (arXiv 2505.23150) and
 as there, but for these deviations:
 
 1. A batch has as many transitions of each task, where there the task of each transition is drawn.
-2. The gradients of the tasks' losses are combined, by the combiner that is chosen; LS is the sum that is followed
+2. The gradients of the tasks' losses are combined, by the combiner that is chosen; LS follows their mean, as is done
    there. A task's vector is a parameter of its own, which follows the mean loss unless `gradient_scope` is "all".
 3. The critics' loss is the mean over the two of them, where there it is the sum: AdamW steps by neither.
 4. The temperature's loss is -log α (log π + H), as in the rest of this package, where there it is -α (log π + H): the
