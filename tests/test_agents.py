@@ -35,6 +35,8 @@ SMALL = {
     "agent.critic_network.hidden_sizes": "[8]",
     "agent.epochs": "2",
     "agent.minibatches": "2",
+    "agent.network.width": "8",
+    "agent.critic_network.width": "8",
 }
 OWN = [str(Path(__file__).parent / "own")]
 AGENTS = [*choices("agent"), "tiny_on_policy"]

@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 
 from mtrl_conic.gradients.recorder import TaskGradients
 from mtrl_conic.networks import layers
-from mtrl_conic.networks.initial import constant, he_uniform, orthogonal, uniform
+from mtrl_conic.networks.initial import constant, he_uniform, normal, orthogonal, uniform
 from mtrl_conic.networks.layout import Layout, Parameter
 from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.networks.residual import Residual
 from mtrl_conic.settings.parts import build
 from mtrl_conic.settings.paths import CONFIG_DIR, choices
 from mtrl_conic.system.streams import SeedStreams
@@ -111,7 +112,7 @@ def test_orthogonal_matrices(rows, columns):
     assert not torch.allclose(view[0], view[1])
 
 
-@pytest.mark.parametrize("initial", [uniform(0.3), he_uniform(20), orthogonal(), constant(2.0)])
+@pytest.mark.parametrize("initial", [uniform(0.3), normal(0.3), he_uniform(20), orthogonal(), constant(2.0)])
 def test_initial_values_of_a_seed_do_not_depend_on_the_others(initial):
     views = []
     for seeds in ([3], [0, 3, 5]):
@@ -124,7 +125,7 @@ def test_initial_values_of_a_seed_do_not_depend_on_the_others(initial):
 # What holds for every network in configs/network: a new one needs no test of its own for this.
 
 NETWORKS = choices("network")
-SMALL = {"hidden_sizes": [7, 6]}  # of these settings a network is given those that it has
+SMALL = {"hidden_sizes": [7, 6], "width": 7}  # of these settings a network is given those that it has
 
 
 @pytest.fixture(params=NETWORKS)
@@ -199,3 +200,42 @@ def test_networks_of_one_kind_share_a_flat_tensor(network):
     for net, name in zip(nets, ("first", "second"), strict=True):
         assert all(key.startswith(f"{name}.") for key in net.parameters)
     assert layout_of(nets).size == 2 * layout_of(nets[:1]).size
+
+
+# What single networks are, in plain operations.
+
+
+@pytest.mark.parametrize("heads", ["shared", "task"])
+def test_a_residual_network_in_plain_operations(heads):
+    net = Residual(width=7, blocks=2, heads=heads).made("net", I, O, K)
+    layout, flat = flat_of(net)
+    flat += 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0), dtype=flat.dtype)
+    x, params = torch.randn(S, K, B, I, dtype=flat.dtype), layout.views(flat)
+    found = net(params, x)
+    assert ("head" in vars(net)) == (heads == "task")  # where PopArt looks for the tasks' own
+    for s in range(S):
+
+        def normal(layer, rows, s=s):
+            rows = F.linear(rows, params[f"net.{layer}.weight"][s], params[f"net.{layer}.bias"][s])
+            norm = f"net.{layer}.norm"
+            return F.layer_norm(rows, (7,), params[f"{norm}.gain"][s], params[f"{norm}.bias"][s])
+
+        for k in range(K):
+            rows = normal("stem", x[s, k]).relu()
+            for block in ("block.0", "block.1"):
+                rows = rows + normal(f"{block}.1", normal(f"{block}.0", rows).relu())
+            own = (s,) if heads == "shared" else (s, k)
+            expected = F.linear(rows, params["net.head.weight"][own], params["net.head.bias"][own])
+            torch.testing.assert_close(found[s, k], expected)
+
+
+def test_a_residual_network_starts_orthogonal():
+    net = Residual(width=16, blocks=1).made("net", I, O, K)
+    layout, flat = flat_of(net)
+    for name, view in layout.views(flat).items():
+        if name.endswith("weight"):
+            short = view if view.shape[1] < view.shape[2] else view.mT
+            eye = torch.eye(short.shape[1], dtype=flat.dtype).expand(2, -1, -1)
+            torch.testing.assert_close(short @ short.mT, 2 * eye)
+        else:
+            assert (view == (1.0 if name.endswith("gain") else 0.0)).all()

@@ -62,14 +62,24 @@ def test_the_norm_of_each_task_is_bounded_by_itself(layout):
     torch.testing.assert_close(views["trunk"].flatten(1).norm(dim=1), torch.full((3,), 0.5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_the_optimizer_is_torchs_for_each_seed(decay):
+def test_a_norm_need_not_be_bounded(layout):
+    config = compose_config(["env=toy", "agent.max_grad_norm=null"])
+    bound = config.make_agent().max_grad_norm
+    for clip in (NetworkClip(bound), TaskClip(bound)):
+        gradient = 1e9 * torch.randn(3, layout.size, dtype=torch.float64)
+        before = gradient.clone()
+        clip(layout, gradient)
+        assert torch.equal(gradient, before)
+
+
+@pytest.mark.parametrize(("decay", "beta1"), [(0.0, 0.9), (0.1, 0.9), (0.0, 0.5)])
+def test_the_optimizer_is_torchs_for_each_seed(decay, beta1):
     start, gradient = torch.randn(3, 5), torch.zeros(3, 5)
     params = start.clone()
-    own = SeedwiseAdam(params, gradient, learning_rate=0.1, epsilon=1e-5, weight_decay=decay)
+    own = SeedwiseAdam(params, gradient, learning_rate=0.1, epsilon=1e-5, weight_decay=decay, beta1=beta1)
     theirs = start[0].clone().requires_grad_()
     kind = torch.optim.AdamW if decay else torch.optim.Adam
-    reference = kind([theirs], lr=0.1, eps=1e-5, weight_decay=decay)
+    reference = kind([theirs], lr=0.1, betas=(beta1, 0.999), eps=1e-5, weight_decay=decay)
     for step in range(4):
         gradient.copy_(torch.randn(3, 5, generator=torch.Generator().manual_seed(step)))
         theirs.grad = gradient[0].clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,23 +11,35 @@ from torch import Tensor
 from mtrl_conic.agents.losses import critic_losses
 from mtrl_conic.system.validation import positive, whole
 
+Backup = Callable[[Tensor], Tensor]  # from a value of the next state, [..., S, K, B], to that of this one
+
 
 class CriticHead(ABC):
     """Reads values from a critic's outputs, and says how far they are from targets.
 
     Attributes:
         outputs: of the network per input.
+        numbers: that a target is made of, per transition.
     """
 
     outputs: int
+    numbers: int = 1
 
     @abstractmethod
     def values(self, outputs: Tensor) -> Tensor:
         """Values [...] of outputs [..., `outputs`]."""
 
+    def pooled(self, values: Tensor) -> Tensor:
+        """An ensemble's values [E, S, K, B] as one: the least (Fujimoto et al., arXiv 1802.09477)."""
+        return values.amin(0)
+
+    def target(self, outputs: Tensor, backup: Backup) -> Tensor:
+        """What `losses` wants, by an ensemble's outputs [E, S, K, B, `outputs`] for the next state; here [S, K, B]."""
+        return backup(self.pooled(self.values(outputs)))
+
     @abstractmethod
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Losses [S, K] of an ensemble's outputs [E, S, K, B, `outputs`] for target values [S, K, B]."""
+        """Losses [S, K] of an ensemble's outputs [E, S, K, B, `outputs`] for a `target`."""
 
 
 class ScalarHead(CriticHead):
@@ -54,13 +67,20 @@ class CategoricalHead(CriticHead):
 
     def __init__(self, num_bins: int = 101, limit: float = 10.0) -> None:
         self.outputs, self.limit = whole("value_bins", num_bins, 2), positive("value_limit", limit)
+        self.numbers = self.outputs
+
+    def atoms(self, like: Tensor) -> Tensor:
+        """The values [`outputs`], of the tensor's kind."""
+        return torch.linspace(-self.limit, self.limit, self.outputs, device=like.device, dtype=like.dtype)
 
     def values(self, outputs: Tensor) -> Tensor:
-        atoms = torch.linspace(-self.limit, self.limit, self.outputs, device=outputs.device, dtype=outputs.dtype)
-        return (outputs.softmax(-1) * atoms).sum(-1)
+        return (outputs.softmax(-1) * self.atoms(outputs)).sum(-1)
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        shares = self.shares(target)
+        return self.cross_entropy(outputs, self.shares(target))
+
+    def cross_entropy(self, outputs: Tensor, shares: Tensor) -> Tensor:
+        """Losses [S, K] of an ensemble's outputs for probabilities [S, K, B, `outputs`]."""
         return -(shares * outputs.log_softmax(-1)).sum(-1).mean(-1).mean(0)
 
     def shares(self, target: Tensor) -> Tensor:
@@ -68,3 +88,28 @@ class CategoricalHead(CriticHead):
         place = (target.clamp(-self.limit, self.limit) + self.limit) * ((self.outputs - 1) / (2 * self.limit))
         bins = torch.arange(self.outputs, device=target.device, dtype=target.dtype)
         return (1 - (place.unsqueeze(-1) - bins).abs()).clamp_min(0)
+
+
+class DistributionalHead(CategoricalHead):
+    """As above, but the target is a distribution too: that of the target critics on average, moved and spread anew.
+
+    Each value is backed up by itself and shared out between its two neighbours (Bellemare et al., arXiv 1707.06887,
+    algorithm 1). Nothing is pessimistic: an ensemble counts by its mean (BRC, arXiv 2505.23150).
+    """
+
+    def __init__(self, num_bins: int = 101, limit: float = 10.0) -> None:
+        super().__init__(num_bins, limit)
+        self.numbers = self.outputs**2
+
+    def pooled(self, values: Tensor) -> Tensor:
+        return values.mean(0)
+
+    def target(self, outputs: Tensor, backup: Backup) -> Tensor:
+        """Probabilities [S, K, B, `outputs`]."""
+        probabilities = outputs.softmax(-1).mean(0)
+        moved = backup(self.atoms(outputs).view(-1, 1, 1, 1)).movedim(0, -1)
+        # As a product, since sums by index come in another order each time on a GPU.
+        return (probabilities.unsqueeze(-2) @ self.shares(moved)).squeeze(-2)
+
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self.cross_entropy(outputs, target)

@@ -105,7 +105,12 @@ class OffPolicyAgent(Agent):
         return weights | {"capacity_per_task": capacity, "batch_size_per_task": batch}
 
     def work(self, setting: Setting) -> float:
-        """Of the shared layers of the first network, which are nearly all of it."""
-        first = next(iter(self.networks_for(setting).values()))[0]
-        shapes = [each.shape for each in first.parameters.values() if not each.per_task and len(each.shape) == 2]
-        return math.prod(setting.cells) * self.batch_size_per_task * sum(map(math.prod, shapes))
+        """Of the shared layers of the largest network, which are nearly all of it."""
+        largest = max(_shared_weights(networks[0]) for networks in self.networks_for(setting).values())
+        return math.prod(setting.cells) * self.batch_size_per_task * largest
+
+
+def _shared_weights(network: Network) -> int:
+    """How many numbers there are in matrices that all tasks share."""
+    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
+    return sum(map(math.prod, shapes))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-_BETA1, _BETA2 = 0.9, 0.999  # the customary constants
+_BETA2 = 0.999  # the customary constant
 
 
 class Optimizer(Protocol):
@@ -41,10 +41,17 @@ class SeedwiseAdam:
         learning_rate, epsilon: Adam's.
         weight_decay: the share of a parameter, times the learning rate, that each step takes off (AdamW, Loshchilov and
             Hutter, arXiv 1711.05101).
+        beta1: what the mean of the gradients keeps of itself in a step.
     """
 
     def __init__(
-        self, params: Tensor, gradient: Tensor, learning_rate: float, epsilon: float, weight_decay: float = 0.0
+        self,
+        params: Tensor,
+        gradient: Tensor,
+        learning_rate: float,
+        epsilon: float,
+        weight_decay: float = 0.0,
+        beta1: float = 0.9,
     ) -> None:
         self._moments = {
             "exp_avg": torch.zeros_like(params),
@@ -55,7 +62,7 @@ class SeedwiseAdam:
         self._on_cuda = params.device.type == "cuda"
         # On CUDA a tensor, which a recorded step reads anew each time.
         self._rate = torch.tensor(learning_rate, device=params.device) if self._on_cuda else learning_rate
-        self._epsilon, self._weight_decay = epsilon, weight_decay
+        self._epsilon, self._weight_decay, self._beta1 = epsilon, weight_decay, beta1
 
     def step(self, halted: Tensor) -> None:
         """A step of each seed whose `halted` [S] is 0."""
@@ -72,7 +79,7 @@ class SeedwiseAdam:
                 found_inf=skip,
                 decoupled_weight_decay=True,
                 amsgrad=False,
-                beta1=_BETA1,
+                beta1=self._beta1,
                 beta2=_BETA2,
                 lr=self._rate,
                 weight_decay=self._weight_decay,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mtrl_conic.agents.protocol import Transition
+from mtrl_conic.agents.temperature import Temperatures
 
 _LEAST = 1e-8  # of the largest return, before there is one
+_LEAST_SHARE, _LONGEST = 1e-3, 10_000  # of a return: what its last rewards are at least worth, and its steps
 
 
 class RewardScale(Protocol):
@@ -52,8 +55,8 @@ class ConstantScale:
 class ReturnScale:
     """Rewards divided by the largest discounted return of their task so far, times a limit.
 
-    So the values of each task stay within the limit. Returns are added up forwards, from each episode's start, where
-    BRC (arXiv 2505.23150) adds up those to each episode's end from the replay.
+    So the values of each task stay within the limit. Returns are added up forwards, from each episode's start;
+    `SoftReturnScale` has those from every step to the episode's end.
 
     Args:
         shape: S, K, N.
@@ -82,3 +85,78 @@ class ReturnScale:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._running.copy_(state["running"])
         self._largest.copy_(state["largest"])
+
+
+class SoftReturnScale:
+    """Rewards divided by the largest return and entropy of their task so far, times a limit (BRC, arXiv 2505.23150).
+
+    The returns are those from every step to the end of its episode. Where the clock ended it, it is taken to go on
+    with its mean reward for ever. To them comes what half of the entropy aimed at is worth as long, α H / (2 (1 - γ)).
+
+    Returns are added up as the rewards come: there is one sum for each of the last steps, as many as it takes until γ
+    has made them worth a thousandth. Sums of steps before are complete but for that.
+
+    Args:
+        shape: S, K, N.
+        discount: γ, below 1.
+        limit: what the largest return becomes.
+        temperatures: α and H; read anew each time.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        discount: float,
+        limit: float,
+        temperatures: Temperatures,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.discount, self.limit, self._temperatures = discount, limit, temperatures
+        steps = min(math.ceil(math.log(_LEAST_SHARE) / math.log(discount)), _LONGEST)
+        self._returns = torch.zeros(*shape, steps, device=device)  # from a step until now
+        self._weights = torch.zeros_like(self._returns)  # of the next reward in it; 0 where no step is
+        self._total, self._length = (torch.zeros(shape, device=device) for _ in range(2))  # of the episode until now
+        self._largest = torch.zeros(shape[:2], device=device)
+        self._place = 0  # of the next step
+
+    def observe(self, transition: Transition) -> None:
+        self._start_a_return()
+        self._returns.addcmul_(self._weights, transition.reward.unsqueeze(-1))
+        self._weights.mul_(self.discount)
+        self._total += transition.reward
+        self._length += 1
+        terminated, ended = transition.terminated, torch.maximum(transition.terminated, transition.truncated)
+        goes_on_with = (1 - terminated) * self._total / self._length / (1 - self.discount)
+        whole = torch.addcmul(self._returns, self._weights, goes_on_with.unsqueeze(-1))
+        self._take(whole.abs().amax(-1) * ended)
+        for kept in (self._total, self._length, self._returns.movedim(-1, 0), self._weights.movedim(-1, 0)):
+            kept.mul_(1 - ended)
+
+    def _start_a_return(self) -> None:
+        """In the place of the oldest."""
+        oldest = self._returns[..., self._place]
+        self._take(oldest.abs())
+        oldest.zero_()
+        self._weights[..., self._place].fill_(1)
+        self._place = (self._place + 1) % self._returns.shape[-1]
+
+    def _take(self, sizes: Tensor) -> None:
+        torch.maximum(self._largest, sizes.amax(2), out=self._largest)
+
+    def __call__(self, reward: Tensor) -> Tensor:
+        temperature = self._temperatures.log.exp()
+        entropy = temperature * (self._temperatures.target_entropy / (2 * (1 - self.discount)))
+        scale = self.limit / (self._largest - entropy).clamp_min(_LEAST)
+        return reward * scale.unsqueeze(-1).to(reward.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self._tensors(), "place": self._place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[name])
+        self._place = state["place"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = (self._returns, self._weights, self._total, self._length, self._largest)
+        return dict(zip(("returns", "weights", "total", "length", "largest"), tensors, strict=True))

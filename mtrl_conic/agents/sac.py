@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mtrl_conic.agents.actor_critic import ActorCritic
 from mtrl_conic.agents.clipping import CLIPS
-from mtrl_conic.agents.critic_heads import CategoricalHead, CriticHead, ScalarHead
+from mtrl_conic.agents.critic_heads import CategoricalHead, CriticHead, DistributionalHead, ScalarHead
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
 from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target
@@ -20,9 +21,9 @@ from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
 from mtrl_conic.agents.reward_scales import ConstantScale, ReturnScale, RewardScale
-from mtrl_conic.agents.squashed import SquashedGaussianPolicy, TaskInput
+from mtrl_conic.agents.squashed import EmbeddedTaskInput, SquashedGaussianPolicy, TaskInput
 from mtrl_conic.agents.temperature import Temperatures
-from mtrl_conic.networks.layers import Recorder
+from mtrl_conic.networks.layers import Recorder, Views
 from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
@@ -39,7 +40,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         warmup_steps, batch_size_per_task, capacity_per_task, updates_per_step: see `OffPolicyAgent`.
         learning_rate, adam_epsilon: Adam's, for critics, actor and temperatures.
         weight_decay: AdamW's, of critics and actor.
-        max_grad_norm: bound on the combined gradient.
+        max_grad_norm: bound on the combined gradient; None for none.
         clip: what it bounds: "network", the whole of it, or "task", the shared part and each task's own.
         discount: γ.
         tau: the share of the critics in each update of their targets.
@@ -48,8 +49,9 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         reward_scale: factor of the rewards in the critics' targets.
         normalise_returns: divide rewards by the largest return of their task so far, and multiply by `value_limit`, in
             place of `reward_scale`.
-        critic_head: what a critic's outputs are: "scalar", the value, or "categorical", a distribution over values.
-        value_bins, value_limit: of a categorical head: values from minus the limit to the limit.
+        critic_head: what a critic's outputs are: "scalar", the value, or a distribution over values, which learns from
+            the value of the next state, "categorical", or from its distribution, "distributional".
+        value_bins, value_limit: of a distribution: values from minus the limit to the limit.
         gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
 
@@ -66,7 +68,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         learning_rate: float = 3e-4,
         adam_epsilon: float = 1e-5,
         weight_decay: float = 0.0,
-        max_grad_norm: float = 1.0,
+        max_grad_norm: float | None = 1.0,
         clip: str = "network",
         discount: float = 0.99,
         tau: float = 0.005,
@@ -87,7 +89,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.learning_rate = positive("learning_rate", learning_rate)
         self.adam_epsilon = positive("adam_epsilon", adam_epsilon)
         self.weight_decay = number("weight_decay", weight_decay, 0)
-        self.max_grad_norm = positive("max_grad_norm", max_grad_norm)
+        self.max_grad_norm = math.inf if max_grad_norm is None else positive("max_grad_norm", max_grad_norm)
         self.clip = choice("clip", clip, tuple(CLIPS))
         self.discount = number("discount", discount, 0, 1, low_included=False)
         self.tau = number("tau", tau, 0, 1, low_included=False)
@@ -98,7 +100,11 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.reward_scale = positive("reward_scale", reward_scale)
         self.normalise_returns = flag("normalise_returns", normalise_returns)
         self.value_limit = positive("value_limit", value_limit)
-        heads: dict[str, CriticHead] = {"scalar": ScalarHead(), "categorical": CategoricalHead(value_bins, value_limit)}
+        heads: dict[str, CriticHead] = {
+            "scalar": ScalarHead(),
+            "categorical": CategoricalHead(value_bins, value_limit),
+            "distributional": DistributionalHead(value_bins, value_limit),
+        }
         self.head = heads[choice("critic_head", critic_head, tuple(heads))]
         self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
 
@@ -107,22 +113,35 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.streams |= {
             name: SeedStreams(setting.seeds, name, setting.device) for name in ("initialization", "policy")
         }
-        self.inputs = self._task_input(setting)
-        self.actor_net = self._actor_net(setting, self.inputs.size)
-        self.critic_nets = self._critic_nets(setting, self.inputs.size)
+        more = self._task_size(setting)
+        self.actor_net = self._actor_net(setting, more)
+        self.critic_nets = self._critic_nets(setting, more)
         self.actor = self._learner("actor", [self.actor_net], setting)
-        self.critic = self._learner("critic", self.critic_nets, setting)
+        self.critic = self._learner("critic", [*self.critic_nets, *self._task_nets(setting)], setting)
+        self.inputs = self._task_input(setting, self.critic.views)
         self.target_params = self.critic.params.clone()
         self.target_views = self.critic.layout.views(self.target_params)
-        entropy = -float(setting.action_size) if self.target_entropy is None else self.target_entropy
-        self.temperatures = Temperatures(setting, self.initial_temperature, entropy, self._optimizer())
+        self.temperatures = self._temperatures(setting)
         self.rewards = self._reward_scale(setting)
         self.greedy = SquashedGaussianPolicy(self.actor_net, self.actor.views, self.inputs)
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
 
-    def _task_input(self, setting: Setting) -> TaskInput:
+    def _task_size(self, setting: Setting) -> int:
+        """How many numbers join the observation."""
+        return setting.num_tasks if self.task_id_input else 0
+
+    def _task_nets(self, setting: Setting) -> list[Network]:
+        """What `_task_input` learns with the critics."""
+        return []
+
+    def _task_input(self, setting: Setting, views: Views) -> TaskInput | EmbeddedTaskInput:
+        """What joins the observation, with the parameters of `_task_nets` among the views."""
         return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
+
+    def _temperatures(self, setting: Setting) -> Temperatures:
+        entropy = -float(setting.action_size) if self.target_entropy is None else self.target_entropy
+        return Temperatures(setting, self.initial_temperature, entropy, self._optimizer())
 
     def _reward_scale(self, setting: Setting) -> RewardScale:
         if not self.normalise_returns:
@@ -149,16 +168,19 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
             return {"network": [*actor, *critics]}
         return {"network": actor, "critic_network": critics}
 
+    def needs(self, setting: Setting) -> dict[str, int]:
+        of_targets = math.prod(setting.cells) * self.batch_size_per_task * self.head.numbers
+        return super().needs(setting) | {"value_bins": 4 * of_targets}
+
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
         clip = CLIPS[self.clip](self.max_grad_norm)
         combiner = setting.make_combiner(name)
         return Learner(name, nets, combiner, setting, streams, optimizer, clip, self.gradient_scope)
 
-    def _optimizer(self, weight_decay: float = 0.0) -> MakeOptimizer:
-        return partial(
-            SeedwiseAdam, learning_rate=self.learning_rate, epsilon=self.adam_epsilon, weight_decay=weight_decay
-        )
+    def _optimizer(self, weight_decay: float = 0.0, beta1: float = 0.9) -> MakeOptimizer:
+        rate, epsilon = self.learning_rate, self.adam_epsilon
+        return partial(SeedwiseAdam, learning_rate=rate, epsilon=epsilon, weight_decay=weight_decay, beta1=beta1)
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
@@ -170,9 +192,9 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
 
     def learn(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step of critics, actor and temperatures, and one of the target critics."""
-        inputs, temperature = self.inputs(batch.observation), self.temperatures.log.exp()
-        values, metrics = self._learn_values(batch, inputs, temperature)
-        log_prob, of_actor = self._learn_actions(inputs, temperature)
+        temperature = self.temperatures.log.exp()
+        values, metrics = self._learn_values(batch, temperature)
+        log_prob, of_actor = self._learn_actions(batch.observation, temperature)
         self.temperatures.update(log_prob, self.health.halted)
         learning = (1 - self.health.halted).to(self.target_params.dtype).unsqueeze(1)
         self.target_params.lerp_(self.critic.params, self.tau * learning)
@@ -180,24 +202,25 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         metrics |= of_actor | {"temperature": temperature, "q_value": values.mean((0, 3))}
         return metrics | self.diagnostics
 
-    def _learn_values(self, batch: Batch, inputs: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _learn_values(self, batch: Batch, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the critics; the values [E, S, K, B] before it, and metrics."""
         target = self._target(batch, temperature)
-        outputs = self._outputs(self.critic.views, inputs, batch.action, self.critic.gradients)
+        outputs = self._outputs(self.critic.views, batch.observation, batch.action, self.critic.gradients)
 
         def losses_again() -> Tensor:
-            return self.head.losses(self._outputs(self.critic.views, inputs, batch.action), target)
+            return self.head.losses(self._outputs(self.critic.views, batch.observation, batch.action), target)
 
         metrics = self.critic.step(self.head.losses(outputs, target), self.health, losses_again)
         return self.head.values(outputs.detach()), metrics
 
-    def _learn_actions(self, inputs: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _learn_actions(self, observation: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the actor; the log-densities [S, K, B] of its actions before it, and metrics."""
+        inputs = self.inputs(observation)
         noise = self._noise("policy", inputs)
 
         def losses_of(outputs: Tensor) -> tuple[Tensor, Tensor]:
             action, log_prob = squashed_gaussian(outputs, noise)
-            value = self._values(self.critic.views, inputs, action).amin(0)
+            value = self._value(self.critic.views, observation, action)
             return actor_losses(log_prob, value, temperature), log_prob
 
         def losses_again() -> Tensor:
@@ -209,25 +232,27 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     def _noise(self, stream: str, like: Tensor) -> Tensor:
         return self.streams[stream].normal_(like.new_empty(*like.shape[:3], self._action_size))
 
-    def _values(self, views: dict[str, Tensor], inputs: Tensor, action: Tensor) -> Tensor:
-        """Q-values [E, S, K, B] of inputs [S, K, B, ·] and actions [S, K, B, A]."""
-        return self.head.values(self._outputs(views, inputs, action))
+    def _value(self, views: Views, observation: Tensor, action: Tensor) -> Tensor:
+        """The ensemble's Q-value [S, K, B] of observations [S, K, B, O] and actions [S, K, B, A]."""
+        return self.head.pooled(self.head.values(self._outputs(views, observation, action)))
 
-    def _outputs(
-        self, views: dict[str, Tensor], inputs: Tensor, action: Tensor, recorder: Recorder | None = None
-    ) -> Tensor:
+    def _outputs(self, views: Views, observation: Tensor, action: Tensor, recorder: Recorder | None = None) -> Tensor:
         """The critics' outputs [E, S, K, B, ·], which `head` reads."""
-        pairs = torch.cat((inputs, action), -1)
+        pairs = torch.cat((self.inputs.of_critics(views, observation, recorder), action), -1)
         return torch.stack([net(views, pairs, recorder) for net in self.critic_nets])
 
     @torch.no_grad()
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
+        """What the critics are to predict, as `head` has it."""
         inputs = self.inputs(batch.next_observation)
         outputs = self.actor_net(self.actor.views, inputs)
         action, log_prob = squashed_gaussian(outputs, self._noise("policy", inputs))
-        value = self._values(self.target_views, inputs, action).amin(0)
         reward = self.rewards(batch.reward)
-        return td_target(reward, batch.terminated, value, log_prob, temperature, self.discount)
+
+        def backup(value: Tensor) -> Tensor:
+            return td_target(reward, batch.terminated, value, log_prob, temperature, self.discount)
+
+        return self.head.target(self._outputs(self.target_views, batch.next_observation, action), backup)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -256,9 +281,9 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         return {"params": state["actor"]["params"]}
 
     def policy(self, setting: Setting, state: Mapping[str, Any]) -> SquashedGaussianPolicy:
-        inputs = self._task_input(setting)
-        net = self._actor_net(setting, inputs.size)
+        net = self._actor_net(setting, self._task_size(setting))
         layout = layout_of([net])
         if state["params"].shape != (len(setting.seeds), layout.size):
             raise ValueError(f"an actor has {layout.size} parameters, here are {state['params'].shape[-1]}")
-        return SquashedGaussianPolicy(net, layout.views(state["params"].to(setting.device)), inputs)
+        views = layout.views(state["params"].to(setting.device))
+        return SquashedGaussianPolicy(net, views, self._task_input(setting, state))

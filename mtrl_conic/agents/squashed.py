@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mtrl_conic.agents.losses import squashed_gaussian
 from mtrl_conic.agents.protocol import ActingPolicy
+from mtrl_conic.networks.embedding import TaskEmbedding
+from mtrl_conic.networks.layers import Recorder, Views
 from mtrl_conic.networks.protocol import Network
 
 
@@ -32,6 +34,53 @@ class TaskInput:
         chosen = self._task_id if tasks is None else self._task_id[list(tasks)]
         task_id = chosen.view(1, -1, 1, self.size).expand(*observation.shape[:3], -1)
         return torch.cat((observation, task_id), -1)
+
+    def of_critics(self, views: Views, observation: Tensor, recorder: Recorder | None = None) -> Tensor:
+        """The same, as there is nothing to learn."""
+        return self(observation)
+
+
+class EmbeddedTaskInput:
+    """Puts a vector beside the observation that the critics learn for the task; an actor only sees it.
+
+    Args:
+        embedding: set up.
+        views: of parameters, the embedding's among them, that an actor is to see.
+        device: of the actor.
+    """
+
+    def __init__(self, embedding: TaskEmbedding, views: Views, device: torch.device | str) -> None:
+        self._embedding = embedding
+        self._seen = {name: views[name].to(device) for name in embedding.parameters}  # stays a view where it is there
+
+    def __call__(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
+        """Inputs of an actor [S, T, B, ·] for observations [S, T, B, O] of T tasks, by default all K in order."""
+        chosen: Any = slice(None) if tasks is None else list(tasks)
+        return self._embedding({name: view[:, chosen] for name, view in self._seen.items()}, observation)
+
+    def of_critics(self, views: Views, observation: Tensor, recorder: Recorder | None = None) -> Tensor:
+        """Inputs of the critics that have these parameters, [S, K, B, ·]."""
+        return self._embedding(views, observation, recorder)
+
+
+class BoundedStd(Network):
+    """A policy's network whose log standard deviation is bounded by a tanh, which has a slope also near the bounds.
+
+    Args:
+        network: gives mean and what becomes the log standard deviation, [S, K, B, 2A].
+        low, high: the bounds.
+    """
+
+    def __init__(self, network: Network, low: float, high: float) -> None:
+        self._network, self._low, self._high = network, low, high
+
+    def setup(self, name: str, input_size: int, output_size: int, num_tasks: int) -> None:
+        self._network.setup(name, input_size, output_size, num_tasks)
+        self.parameters = self._network.parameters
+
+    def __call__(self, params: Views, x: Tensor, recorder: Recorder | None = None) -> Tensor:
+        mean, raw = self._network(params, x, recorder).chunk(2, -1)
+        return torch.cat((mean, self._low + (self._high - self._low) * 0.5 * (1 + raw.tanh())), -1)
 
 
 Inputs = Callable[[Tensor, Sequence[int] | None], Tensor]

@@ -20,11 +20,22 @@ class Temperatures:
         initial: at first.
         target_entropy: in nats per task.
         make_optimizer: of the logarithms [S, K].
+        shared: the tasks of a seed have one temperature, which is in all K places.
+
+    Attributes:
+        log: logarithms [S, K].
     """
 
-    def __init__(self, setting: Setting, initial: float, target_entropy: float, make_optimizer: MakeOptimizer) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        initial: float,
+        target_entropy: float,
+        make_optimizer: MakeOptimizer,
+        shared: bool = False,
+    ) -> None:
         start = torch.tensor(initial, dtype=setting.dtype).log().item()
-        self.target_entropy = target_entropy
+        self.target_entropy, self._shared = target_entropy, shared
         self.log = torch.full(setting.cells, start, device=setting.device, dtype=setting.dtype)
         self._gradient = torch.zeros_like(self.log)
         self._optimizer = make_optimizer(self.log, self._gradient)
@@ -34,7 +45,8 @@ class Temperatures:
         log_temperature = self.log.detach().requires_grad_()
         losses = temperature_losses(log_temperature, log_prob, self.target_entropy)
         # The seeds' losses are added: a mean over them would shrink each one's step.
-        self._gradient.copy_(torch.autograd.grad(losses.mean(1).sum(), log_temperature)[0])
+        gradient = torch.autograd.grad(losses.mean(1).sum(), log_temperature)[0]
+        self._gradient.copy_(gradient.sum(1, keepdim=True) if self._shared else gradient)
         self._optimizer.step(halted)
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,6 +32,15 @@ def uniform(bound: float) -> Initial:
     return fill
 
 
+def normal(std: float) -> Initial:
+    """Normal with mean 0."""
+
+    def fill(view: Tensor, streams: SeedStreams) -> None:
+        view.copy_(std * streams.normal_(torch.empty(view.shape, dtype=view.dtype, device=view.device)))
+
+    return fill
+
+
 def he_uniform(fan_in: int) -> Initial:
     """Uniform with a variance of 2/fan_in, for layers before a ReLU (He et al., arXiv 1502.01852)."""
     return uniform(math.sqrt(6 / fan_in))
