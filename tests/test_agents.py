@@ -197,7 +197,7 @@ def test_a_seed_that_diverges_stops_alone(config):
     assert agent.health.halted.tolist() == [0, 1, 0]
     (halt,) = agent.health.halts("abc").values()
     assert halt.network in agent.networks
-    assert 0 < agent.steps_since(halt.updates) <= 80
+    assert 0 <= agent.steps_since(halt.updates) <= 80
     for one, other in zip(
         *(tree_leaves(each.policy_state(each.state_dict())) for each in (agent, without)), strict=True
     ):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtrl_conic.agents.protocol import Agent, Setting, Transition
 from mtrl_conic.agents.replay import Batch, ReplayBuffer
-from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.networks.protocol import Network, layout_of, shared_weights
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import whole
 
@@ -89,6 +89,9 @@ class OffPolicyAgent(Agent):
     def steps_since(self, updates: int) -> int:
         return -(-updates // self.updates_per_step) * self.steps_per_decision
 
+    def first_update(self, setting: Setting) -> int:
+        return self.warmup_steps
+
     def check(self, setting: Setting) -> None:
         if setting.num_envs_per_task > self.capacity_per_task:
             raise ValueError(
@@ -106,11 +109,5 @@ class OffPolicyAgent(Agent):
 
     def work(self, setting: Setting) -> float:
         """Of the shared layers of the largest network, which are nearly all of it."""
-        largest = max(_shared_weights(networks[0]) for networks in self.networks_for(setting).values())
+        largest = max(shared_weights(networks[0]) for networks in self.networks_for(setting).values())
         return math.prod(setting.cells) * self.batch_size_per_task * largest
-
-
-def _shared_weights(network: Network) -> int:
-    """How many numbers there are in matrices that all tasks share."""
-    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
-    return sum(map(math.prod, shapes))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from mtrl_conic.agents.gaussian import GaussianPolicy, TaskVector
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
 from mtrl_conic.agents.normalisation import RunningMoments
+from mtrl_conic.agents.on_policy import OnPolicyAgent
 from mtrl_conic.agents.optimizer import SeedwiseAdam
 from mtrl_conic.agents.ppo_losses import (
     clipped_losses,
@@ -44,7 +45,7 @@ _LEAST_STD, _LARGEST_STD = 0.05, 1.5
 _LOG_STD = (math.log(_LEAST_STD), math.log(_LARGEST_STD))
 
 
-class MultiTaskPPO(ActorCritic):
+class MultiTaskPPO(ActorCritic, OnPolicyAgent):
     """S independent PPO agents, each learning the same K tasks.
 
     Args:
@@ -69,8 +70,6 @@ class MultiTaskPPO(ActorCritic):
         gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
 
-    overlaps: ClassVar[bool] = False
-
     def __init__(
         self,
         network: Network,
@@ -93,12 +92,10 @@ class MultiTaskPPO(ActorCritic):
         advantages: str = "task",
         gradient_scope: str = "shared",
     ) -> None:
+        OnPolicyAgent.__init__(self, rollout_steps, epochs, minibatches)
         self.network = instance("network", network, Network)
         self.critic_network = network if critic_network is None else instance("critic_network", critic_network, Network)
         self.task_id_input = flag("task_id_input", task_id_input)
-        self.rollout_steps = whole("rollout_steps", rollout_steps, 1)
-        self.epochs = whole("epochs", epochs, 1)
-        self.minibatches = whole("minibatches", minibatches, 1)
         self.learning_rate = positive("learning_rate", learning_rate)
         self.adam_epsilon = positive("adam_epsilon", adam_epsilon)
         self.anneal_steps = None if anneal_steps is None else whole("anneal_steps", anneal_steps, 1)
@@ -114,14 +111,19 @@ class MultiTaskPPO(ActorCritic):
         self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
 
     def check(self, setting: Setting) -> None:
-        rows = self.rollout_steps * setting.num_envs_per_task
-        if rows % self.minibatches:
-            raise ValueError(
-                f"minibatches must divide the {rows} steps per task of a rollout (rollout_steps times the environments"
-                f" per task), not {self.minibatches}"
-            )
-        if self.popart is not None and not hasattr(self._critic_net(setting), "head"):
+        super().check(setting)
+        if self.popart is not None and not _has_task_heads(self._critic_net(setting)):
             raise ValueError("critic_network must have a linear head per task, or popart must be null")
+
+    def check_length(self, steps_per_task: int) -> None:
+        if self.anneal_steps is not None and self.anneal_steps < steps_per_task:
+            raise ValueError(
+                f"anneal_steps must be null or at least steps_per_task, {steps_per_task}, not {self.anneal_steps}: the"
+                " learning rate would be 0 from there on"
+            )
+
+    def networks_for(self, setting: Setting) -> dict[str, list[Network]]:
+        return {"network": [*self._actor_nets(setting)], "critic_network": [self._critic_net(setting)]}
 
     def setup(self, setting: Setting) -> None:
         self.check(setting)
@@ -150,7 +152,6 @@ class MultiTaskPPO(ActorCritic):
         columns = (setting.observation_size + self.inputs.size, setting.action_size, 1, 1, 1)
         passes = (self.epochs, self.minibatches, self.streams["minibatches"])
         self.batches = Minibatches(setting.cells, count, columns, *passes, **options)
-        self.steps = 0  # environment steps per task
 
     def _actor_nets(self, setting: Setting) -> tuple[Network, Network]:
         sizes = (
@@ -195,14 +196,8 @@ class MultiTaskPPO(ActorCritic):
         )
         self.steps += self.steps_per_decision
 
-    def updates_due(self) -> int:
-        if not self.rollout.full:
-            return 0
-        self._prepare()
-        return self.epochs * self.minibatches
-
     @torch.no_grad()
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Turn the full rollout into rows to learn from, and move the statistics on."""
         rollout = self.rollout
         inputs = self.inputs(self.moments.normalise(rollout.observation.flatten(2, 3)))
@@ -259,9 +254,6 @@ class MultiTaskPPO(ActorCritic):
         losses = clipped_losses(log_prob, old, advantage, self.ratio_clip) - self.entropy_bonus * entropy
         return losses, log_prob, entropy
 
-    def steps_since(self, updates: int) -> int:
-        return -(-updates // (self.epochs * self.minibatches)) * self.rollout_steps * self.steps_per_decision
-
     def state_dict(self) -> dict[str, Any]:
         """All of it; between vector steps no update is due, so that the rows of the last rollout are no part of it."""
         return {
@@ -298,3 +290,9 @@ class MultiTaskPPO(ActorCritic):
         moments = RunningMoments(setting, _LIMIT)
         moments.load_state_dict(state["observations"])
         return GaussianPolicy(*nets, layout.views(state["params"].to(setting.device)), moments, inputs)
+
+
+def _has_task_heads(network: Network) -> bool:
+    """Whether its last layer is a linear one of each task's own."""
+    weight = network.parameters.get(f"{getattr(network, 'head', None)}.weight")
+    return weight is not None and weight.per_task and len(weight.shape) == 3

@@ -201,6 +201,17 @@ class Agent(ABC):
             ValueError: they do not.
         """
 
+    def check_length(self, steps_per_task: int) -> None:
+        """See whether a run of that many environment steps per task can be what the hyperparameters ask for.
+
+        Raises:
+            ValueError: it cannot.
+        """
+
+    def first_update(self, setting: Setting) -> int:
+        """Environment steps per task before the first update; a run of no more learns nothing."""
+        return 0
+
     def needs(self, setting: Setting) -> dict[str, int]:
         """The least bytes of the device's memory that single hyperparameters ask for, by their names."""
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Self, final
@@ -62,3 +63,9 @@ class Network(ABC):
 def layout_of(nets: Iterable[Network]) -> Layout:
     """The order of all parameters of several networks in one flat vector."""
     return Layout({name: parameter for net in nets for name, parameter in net.parameters.items()})
+
+
+def shared_weights(network: Network) -> int:
+    """How many numbers there are in matrices that all tasks share."""
+    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
+    return sum(map(math.prod, shapes))

@@ -77,6 +77,7 @@ def _fresh_name(config: TrainConfig) -> Path:
 
 
 def _record(config: TrainConfig, run_dir: Path) -> None:
+    _note_schedule(config, run_dir / "config.yaml")
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     path = run_dir / "provenance.json"
     try:
@@ -86,6 +87,15 @@ def _record(config: TrainConfig, run_dir: Path) -> None:
     pieces.append(provenance(config.torch_device()))
     _note_threads(config, pieces)
     write_whole(path, json.dumps({"pieces": pieces}, indent=2) + "\n")
+
+
+def _note_schedule(config: TrainConfig, path: Path) -> None:
+    """Say of a run that goes on with another schedule of the learning rate that it jumps here."""
+    if not path.exists():
+        return
+    before, now = OmegaConf.select(OmegaConf.load(path), "agent.anneal_steps"), config.agent.get("anneal_steps")
+    if before != now:
+        print(f"agent.anneal_steps: {now}, {before} before: the learning rate jumps here", file=sys.stderr)
 
 
 def _note_threads(config: TrainConfig, pieces: list[dict[str, Any]]) -> None:

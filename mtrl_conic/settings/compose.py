@@ -33,6 +33,7 @@ CHANGEABLE = (
     "eval.",
     "max_wall_seconds",
     "logger",
+    "agent.anneal_steps",
 )
 
 

@@ -244,6 +244,7 @@ def _validate_agent(config: TrainConfig, agent: Agent) -> None:
             raise ConfigError(f"{network}.combiner: the agent has no {network}; there are {names}")
     try:
         agent.check(setting)
+        agent.check_length(config.steps_per_task)
     except ValueError as error:
         raise ConfigError(placed("agent", config.agent, first_line(error))) from error
     _validate_memory(config, agent.needs(setting))

@@ -13,6 +13,8 @@ from mtrl_conic.system.cores import available_cores
 # millisecond of one core, ten times what it takes to wake a thread and to wait for it where other processes want the
 # cores as well. The default agent has 4.3e8 on MT10 and 1.2e8 on the toy environment, experiment=cpu has 2.4e7.
 _WORTH_A_THREAD = 1e8
+# The same where the environments wait for the update, so that the cores are free. experiment=fast has 1e8.
+_WORTH_WHILE_OTHERS_WAIT = 3e7
 
 
 def threads_of(config: TrainConfig, run_dir: Path | None = None) -> int:
@@ -36,7 +38,9 @@ def _worthwhile(config: TrainConfig) -> int:
         return 1
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     cores = min(available_cores(), int(limit)) if limit.isdecimal() else available_cores()
-    return max(1, min(cores, int(config.make_agent().work(config.setting()) / _WORTH_A_THREAD)))
+    agent = config.make_agent()
+    worth = _WORTH_A_THREAD if agent.overlaps else _WORTH_WHILE_OTHERS_WAIT
+    return max(1, min(cores, int(agent.work(config.setting()) / worth)))
 
 
 def recorded_threads(run_dir: Path) -> int | None:

@@ -17,7 +17,7 @@ from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.capture import CaptureError
 from mtrl_conic.system.signals import Signals
 from mtrl_conic.training.seed_watch import HaltedSeed, read_halted
-from mtrl_conic.training.summary import starting
+from mtrl_conic.training.summary import starting, too_short
 from mtrl_conic.training.trainer import AllHaltedError, Trainer
 
 
@@ -69,6 +69,8 @@ class _Failed(RuntimeError):
 def _train(config: TrainConfig, resume: bool, stopped: Signals, started: float, start: Start) -> int:
     with open_run(config, resume) as run_dir:
         print(f"run folder: {run_dir}\n{starting(config)}", flush=True)
+        if warning := too_short(config):
+            print(warning, file=sys.stderr)
         trainer = _made_trainer(config, run_dir, resume, start)
         begun, start_up = trainer.step, time.perf_counter() - started
         print(f"started after {start_up:.0f} s, at step {begun} of {config.steps_per_task}", flush=True)

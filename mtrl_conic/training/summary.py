@@ -19,6 +19,14 @@ def starting(config: TrainConfig) -> str:
     return f"starting: goals are drawn, {envs} environment{'s' * (envs > 1)} built {where} ..."
 
 
+def too_short(config: TrainConfig) -> str | None:
+    """What a run has to be told that ends before its first update."""
+    first = config.make_agent().first_update(config.setting())
+    if config.steps_per_task >= first:
+        return None
+    return f"warning: steps_per_task={config.steps_per_task}: nothing is learnt, the first update is at step {first}"
+
+
 def summary(run_dir: Path) -> str:
     """The last evaluation as a table, where the best weights lie, and commands that go on from here.
 
