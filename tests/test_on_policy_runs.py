@@ -11,7 +11,7 @@ from conftest import TOY, run_command, train_here
 from mtrl_conic.agents.ppo import MultiTaskPPO
 from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.networks.multi_head import MultiHeadMLP
-from mtrl_conic.networks.residual import ResidualMLP
+from mtrl_conic.networks.residual import Residual
 from mtrl_conic.runs.checkpoint import read_file
 from mtrl_conic.runs.folder import open_run
 from mtrl_conic.settings.compose import compose_config, resume_config
@@ -90,8 +90,17 @@ def test_a_rollout_that_no_memory_holds_is_refused():
             compose_config([*SMALL, setting])
 
 
-def test_popart_wants_a_head_per_task():
-    shared = ResidualMLP(width=8, heads="shared")
+class OneHead(Residual):
+    """Its `head` is one that all tasks share."""
+
+    def setup(self, name, *sizes):
+        super().setup(name, *sizes)
+        self.head = next(reversed(self.parameters)).rpartition(".")[0]
+
+
+@pytest.mark.parametrize("kind", [Residual, OneHead])
+def test_popart_wants_a_head_per_task(kind):
+    shared = kind(width=8)
     with pytest.raises(ValueError, match="linear head per task, or popart must be null"):
         MultiTaskPPO(MultiHeadMLP([8]), shared).check(Setting([0], 2, 4, 2))
     MultiTaskPPO(MultiHeadMLP([8]), shared, popart=None).check(Setting([0], 2, 4, 2))
