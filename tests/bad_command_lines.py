@@ -152,6 +152,10 @@ CASES = {
         ["env=gym", "env.tasks=[Pendulum-v1]", "env.task_kwargs={Pendulum: {g: 5}}"],
         ["env.task_kwargs", "Pendulum-v1", "'Pendulum'"],
     ),
+    "render mode, which videos choose": (
+        ["env=gym", "env.tasks=[Pendulum-v1]", "env.kwargs={render_mode: rgb_array}"],
+        ["env.kwargs must not have a render_mode", "rgb_array"],
+    ),
     "two kinds of success": (
         ["env=gym", "env.tasks=[Pendulum-v1]", "env.success_key=won", "env.success_return=1"],
         ["env.success_key", "success_return"],

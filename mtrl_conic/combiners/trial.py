@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.products import gramian
+from mtrl_conic.system.foreign import FAILURES, told
 
 
 class TrialError(ValueError):
@@ -40,7 +41,7 @@ def try_out(
             combiner.setup(seeds, num_tasks, device)
         except (ValueError, ImportError):
             raise  # it says itself what it does not take
-        except Exception as error:
+        except FAILURES as error:
             raise _explained(name, error) from error
         draws = torch.Generator().manual_seed(0)
         jacobian = torch.randn(len(seeds), num_tasks, num_tasks + 2, generator=draws).to(device, dtype)
@@ -49,7 +50,7 @@ def try_out(
                 _update(combiner, jacobian, jacobian.new_ones(jacobian.shape[:2]))
         except TrialError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             raise _explained(name, error) from error
 
 
@@ -107,8 +108,7 @@ def _kind(value: Any) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _explained(name: str, error: Exception) -> TrialError:
+def _explained(name: str, error: BaseException) -> TrialError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return TrialError(f"{name} fails when tried: {type(error).__name__}: {message} ({where})")
+    return TrialError(f"{name} fails when tried: {told(error)} ({where})")

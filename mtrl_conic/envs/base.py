@@ -26,7 +26,8 @@ class TaskEnv(Protocol):
 
     It knows nothing of other tasks, and of random numbers only what a goal's number says: the vector draws the goal,
     counts the steps and truncates the episode after `horizon` of them. An environment that can be drawn also has
-    `camera(size)`, which gives a `Camera`.
+    `camera(size)`, which gives a `Camera`; one that may have something to say to the user has `remarks()`, a list of
+    lines that is asked for after each evaluation.
     """
 
     observation_size: int

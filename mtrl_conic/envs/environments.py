@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.process import check_picklable
+from mtrl_conic.system.foreign import FAILURES, told
 
 
 @dataclass
@@ -103,6 +105,31 @@ def check_environments(environments: Environments) -> None:
             raise ValueError(f"{name}.{attribute} must be a whole number of at least 1, not {value!r}")
 
 
+def set_up(environments: Environments, workers: int) -> EnvSpec:
+    """What the vector builds the environments from, with a look at whether it can.
+
+    Args:
+        workers: processes that it is sent to; 0 steps the environments in this one.
+
+    Raises:
+        ValueError: `setup` fails, or returns something else; one line that names the class.
+    """
+    name = f"{type(environments).__name__}.setup"
+    try:
+        spec = environments.setup()
+    except FAILURES as error:  # the class may be a user's, and do anything
+        raise ValueError(f"{name} fails ({told(error)})") from error
+    if not callable(getattr(spec, "make", None)):
+        raise ValueError(f"{name} must return an EnvSpec, which has a method make, not {spec!r}")
+    for attribute in ("tasks", "observation_size", "action_size", "horizon", "num_goals"):
+        wanted, found = (_comparable(getattr(each, attribute, None)) for each in (environments, spec))
+        if found != wanted:
+            raise ValueError(f"{name} must return an EnvSpec whose {attribute} is {wanted!r}, not {found!r}")
+    if workers:
+        check_picklable(spec)
+    return spec
+
+
 def chosen_tasks(tasks: Any, known: Sequence[str], of: str) -> tuple[str, ...]:
     """Some of the known tasks in the given order; all where `tasks` is None.
 
@@ -122,6 +149,10 @@ def chosen_tasks(tasks: Any, known: Sequence[str], of: str) -> tuple[str, ...]:
         if task not in known:
             raise ValueError(f"tasks must be of {of}, not {task!r}; the closest are {closest(task, known)}")
     return tuple(tasks)
+
+
+def _comparable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def closest(name: str, known: Sequence[str]) -> str:

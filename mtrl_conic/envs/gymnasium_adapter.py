@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtrl_conic.envs import returned
 from mtrl_conic.envs.base import Camera, EnvStep, State
 from mtrl_conic.envs.environments import Environments
-from mtrl_conic.envs.gymnasium_probe import Id, Probe, can_be_stored, draws_with_mujoco, make, probe, read_ids
+from mtrl_conic.envs.gymnasium_probe import Id, Probe, can_be_stored, discard, draws_with_mujoco, make, probe, read_ids
 from mtrl_conic.envs.stored_object import dump, load
 from mtrl_conic.system.validation import whole
 
@@ -134,9 +135,10 @@ class GymnasiumTaskEnv:
         self.observation_size, self.action_size = spec.observation_size, spec.action_size
         self.horizon, self.num_goals = spec.horizons[task], spec.num_goals
         self._id, self._success, self._stored = spec.ids[task], spec.success[task], spec.stored[task]
-        self._first_seed = spec.first_seed
+        self._task, self._first_seed = spec.tasks[task], spec.first_seed
         self._use(make(self._id))
         self._step, self._return = 0, 0.0
+        self._missing, self._keys, self._shown = self._success.key is not None, set[str](), False
 
     def _use(self, env: Any) -> None:
         self.env, space = env, env.action_space
@@ -144,26 +146,46 @@ class GymnasiumTaskEnv:
 
     def reset(self, goal: int) -> NDArray[np.float64]:
         """Reset with the seed that the goal's number stands for; the observation [O]."""
-        observation, _ = self.env.reset(seed=self._first_seed + goal)
+        observation = returned.gymnasium_reset(self.env.reset(seed=self._first_seed + goal))
         self._step, self._return = 0, 0.0
-        return np.asarray(observation, np.float64)
+        return self._checked(observation)
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Apply an action [A] with entries in [-1, 1], scaled to the bounds of the action space."""
         share = (np.clip(action.astype(float), -1.0, 1.0) + 1.0) / 2.0
         scaled = np.clip(self._low + share * (self._high - self._low), self._low, self._high)
-        observation, reward, terminated, truncated, info = self.env.step(scaled.astype(self._dtype))
+        found = returned.gymnasium_step(self.env.step(scaled.astype(self._dtype)))
+        observation, reward, info = self._checked(found[0]), returned.number("reward", found[1]), found[4]
+        terminated, truncated = returned.flag("terminated", found[2]), returned.flag("truncated", found[3])
         self._step += 1
-        self._return += float(reward)
-        ended = bool(terminated or truncated) or self._step >= self.horizon
-        success = self._succeeds(info, ended)
-        return EnvStep(np.asarray(observation, np.float64), float(reward), bool(terminated), success, bool(truncated))
+        self._return += reward
+        ended = terminated or truncated or self._step >= self.horizon
+        return EnvStep(observation, reward, terminated, self._succeeds(info, ended), truncated)
+
+    def remarks(self) -> list[str]:
+        """What the user should know: that no step of a whole episode had the `success_key`."""
+        key = self._success.key
+        if key is None or not self._shown:
+            return []
+        there = f"there were {', '.join(sorted(self._keys))}" if self._keys else "it was empty"
+        return [f"task {self._task!r} never succeeds: no info of an episode had the success_key {key!r}; {there}"]
+
+    def _checked(self, observation: Any) -> NDArray[np.float64]:
+        return returned.checked_observation(observation, (self.observation_size,)).astype(np.float64)
 
     def _succeeds(self, info: Mapping[str, Any], ended: bool) -> bool:
         """Returns may fall again, so that they count at an episode's end only."""
-        if self._success.key is not None:
-            return bool(info.get(self._success.key, False))
+        key = self._success.key
+        if key is not None:
+            if self._missing:
+                self._look_for(key, info, ended)
+            return key in info and returned.flag(f"info[{key!r}]", info[key])
         return ended and self._success.least_return is not None and self._return >= self._success.least_return
+
+    def _look_for(self, key: str, info: Mapping[str, Any], ended: bool) -> None:
+        self._missing = key not in info
+        self._keys.update(map(str, info))
+        self._shown = self._missing and (self._shown or ended)
 
     def get_state(self) -> State:
         """The environment with its wrappers, as bytes; None where it cannot be stored."""
@@ -179,7 +201,7 @@ class GymnasiumTaskEnv:
     def set_state(self, state: State) -> None:
         """Continue from a state of `get_state`."""
         env = load(state["env"])
-        self.close()
+        discard(self.env)
         self._use(env)
         self._step, self._return = state["step"], state["return"]
 
@@ -191,7 +213,7 @@ class GymnasiumTaskEnv:
         """What draws the environment, which is made anew for it, in pictures of `size` × `size` pixels."""
         from mtrl_conic.envs.cameras import RenderCamera
 
-        self.close()
+        discard(self.env)
         self._use(make(self._id, render_mode="rgb_array"))
         return RenderCamera(self.env, size)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mtrl_conic.envs.stored_object import dump, load
+from mtrl_conic.system.foreign import FAILURES, told
 
 
 class Id(NamedTuple):
@@ -34,6 +36,12 @@ def make(what: Id, **kwargs: Any) -> Any:
 
     limit = {} if what.horizon is None else {"max_episode_steps": what.horizon}
     return gymnasium.make(what.id, disable_env_checker=True, **limit, **json.loads(what.kwargs), **kwargs)
+
+
+def discard(env: Any) -> None:
+    """Close an environment of which nothing is wanted any more, not even a complaint."""
+    with suppress(*FAILURES):
+        env.close()
 
 
 def read_ids(
@@ -68,6 +76,8 @@ def _named(tasks: Any) -> dict[str, str]:
 def _mapping(name: str, value: Any) -> dict[str, Any]:
     if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
         raise ValueError(f"{name} must be a mapping such as {{g: 9.81}}, not {value!r}")
+    if value is not None and "render_mode" in value:
+        raise ValueError(f"{name} must not have a render_mode ({value['render_mode']}): videos choose it")
     return dict(value or {})
 
 
@@ -88,15 +98,14 @@ def probe(task: str, what: Id) -> Probe:
             raise ValueError(f"tasks must have bounded actions, those of {task} are {env.action_space}")
         return Probe(observation, action, limit)
     finally:
-        env.close()
+        discard(env)
 
 
 def _made(task: str, what: Id, **kwargs: Any) -> Any:
     try:
         return make(what, **kwargs)
-    except Exception as error:  # the environment is not ours, and may do anything
-        line = next(iter(str(error).splitlines()), "")
-        raise ValueError(f"tasks: {task} cannot be made ({type(error).__name__}: {line})") from None
+    except FAILURES as error:  # the environment is not ours, and may do anything
+        raise ValueError(f"tasks: {task} cannot be made ({told(error)})") from None
 
 
 def _size(task: str, kind: str, space: Any) -> int:
@@ -119,10 +128,10 @@ def can_be_stored(what: Id) -> bool:
             env.step(action)
         copy = load(dump(env))
         return all(_alike(env, copy, action) for action in actions[3:])
-    except Exception:  # whatever it fails with
+    except FAILURES:  # whatever it fails with
         return False
     finally:
-        env.close()
+        discard(env)
 
 
 def _alike(env: Any, copy: Any, action: Any) -> bool:
@@ -140,7 +149,7 @@ def draws_with_mujoco(task: str, what: Id) -> bool:
     env = _made(task, what)
     modes = env.metadata.get("render_modes", [])
     with_mujoco = hasattr(env.unwrapped, "mujoco_renderer")
-    env.close()
+    discard(env)
     if "rgb_array" not in modes:
         raise ValueError(f"{task} cannot be drawn: it has no render_mode rgb_array")
     if not with_mujoco:
@@ -153,7 +162,7 @@ def _draw_once(task: str, what: Id) -> None:
     try:
         env.reset(seed=0)
         env.render()
-    except Exception as error:  # such as a package that is not installed
-        raise ValueError(f"{task} cannot be drawn: {next(iter(str(error).splitlines()), '')}") from None
+    except FAILURES as error:  # such as a package that is not installed
+        raise ValueError(f"{task} cannot be drawn: {told(error)}") from None
     finally:
-        env.close()
+        discard(env)

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvStep, TaskEnv
+from mtrl_conic.envs.returned import checked_step
 
 
 def held(env: TaskEnv, action: NDArray[np.float32], steps: int) -> Iterator[EnvStep]:
     """The steps that one decision for `action` [A] consists of: so many, or fewer where the environment ends before."""
+    shape = (env.observation_size,)
     for _ in range(steps):
-        step = env.step(action)
+        step = checked_step(env.step(action), shape)
         yield step
         if step.terminated or step.truncated:
             return

@@ -19,7 +19,7 @@ from mtrl_conic.system.validation import choice, flag, whole
 
 BENCHMARKS = ("mt10", "mt25", "mt50")
 REWARD_VERSIONS = ("v1", "v2")
-_HIGHEST_GOAL_SEED = 2**32 - 1  # all that the package's generator takes
+HIGHEST_GOAL_SEED = 2**32 - 1  # all that the package's generator takes
 
 
 class MetaWorld(Environments):
@@ -49,7 +49,7 @@ class MetaWorld(Environments):
     ) -> None:
         self._benchmark = choice("benchmark", benchmark, ("mt1", *BENCHMARKS))
         self._fast = flag("fast", fast)
-        self._goal_seed = whole("goal_seed", goal_seed, 0, _HIGHEST_GOAL_SEED)
+        self._goal_seed = whole("goal_seed", goal_seed, 0, HIGHEST_GOAL_SEED)
         self._reward_version = choice("reward_version", reward_version, REWARD_VERSIONS)
         if benchmark == "mt1":
             self._drawn: tuple[str, ...] = (_only_task(task, tasks),)

@@ -25,6 +25,7 @@ from mtrl_conic.envs.shared import (
     send_message,
 )
 from mtrl_conic.system.cores import available_cores
+from mtrl_conic.system.foreign import FAILURES, told
 
 # Building environments may take far longer than a step, and longer still when many workers start at once.
 _START_LIMIT = 600.0
@@ -168,8 +169,8 @@ def end_workers(workers: Sequence[ProcessWorker], grace: float) -> None:
         worker.end(deadline)
 
 
-def check_picklable(spec: object, assignment: WorkerAssignment) -> None:
-    """ValueError where a worker could not load the spec within the assignment."""
+def check_picklable(spec: object) -> None:
+    """ValueError where a worker could not load the spec; one line."""
     module = type(spec).__module__
     if module == "__main__":
         raise ValueError(
@@ -177,9 +178,9 @@ def check_picklable(spec: object, assignment: WorkerAssignment) -> None:
             "do not import: move it to a module, or use workers=0"
         )
     try:
-        pickle.dumps(assignment)
-    except Exception as error:
-        raise ValueError(f"the env spec cannot be sent to workers: {error}") from error
+        pickle.dumps(spec)
+    except FAILURES as error:  # the class may be a user's, and do anything
+        raise ValueError(f"the env spec cannot be sent to workers ({told(error)}); use workers=0") from error
 
 
 def _start(socket_fd: int, memory_fd: int) -> subprocess.Popen[bytes]:

@@ -62,7 +62,7 @@ class VectorEnv:
             for worker, places in enumerate(_deal(self.shape, max(workers, 1)))
         ]
         if workers > 0:
-            check_picklable(spec, self._assignments[0])
+            check_picklable(spec)
         self._half = 0  # of the step memory, where the next results go
         self._phase: Literal["new", "busy", "ready", "stepping", "closed"] = "new"
         self._pool = WorkerPool(self._assignments, workers > 0, timeout)
@@ -160,6 +160,15 @@ class VectorEnv:
         self._reply_all()
         self._phase = "ready"
         return self._arrays.steps[half].observation
+
+    def remarks(self) -> list[str]:
+        """What the environments have to say to the user, each line once. Callable when no step is under way."""
+        self._expect("ready")
+        self._phase = "busy"
+        self._request_all("remarks")
+        said = self._reply_all()
+        self._phase = "ready"
+        return list(dict.fromkeys(line for lines in said for line in lines))
 
     def close(self) -> None:
         """Close the environments and end all workers. May be called twice."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvSpec, State, TaskEnv
 from mtrl_conic.envs.held import held
+from mtrl_conic.envs.named_work import NamedWork
+from mtrl_conic.envs.returned import checked_observation, checked_state
 from mtrl_conic.envs.shared import (
     DONE,
     MESSAGE,
@@ -29,12 +31,12 @@ from mtrl_conic.envs.shared import (
     WorkerAssignment,
     WorkerError,
     WorkerGroup,
-    WorkerMemory,
     receive_byte,
     receive_message,
     send_message,
 )
 from mtrl_conic.system import console
+from mtrl_conic.system.foreign import FAILURES
 from mtrl_conic.system.signals import STOPPING
 
 _PATIENCE = 200e-6  # seconds awake after a step: the next follows at once where nothing is learnt in between
@@ -58,6 +60,7 @@ class Episodes:
         self.env = env
         self.place = place
         self.index = index
+        self._shape = (env.observation_size,)
         self._in_turn = in_turn
         self._action_repeat = action_repeat
         # Keyed by the place among tasks and environments, not by that among seeds: a seed draws the same
@@ -78,9 +81,9 @@ class Episodes:
         left = max(self.env.horizon - self._step, 1)  # 0 only in a checkpoint of longer episodes
         for step in held(self.env, action[place], min(self._action_repeat, left)):
             self._step += 1
-            reward += float(step.reward)
-            self._return += float(step.reward)
-            self._success |= bool(step.success)
+            reward += step.reward
+            self._return += step.reward
+            self._success |= step.success
         observation, terminated = step.observation, step.terminated
         truncated = (step.truncated or self._step >= self.env.horizon) and not terminated
         out.next_observation[place] = observation
@@ -94,7 +97,7 @@ class Episodes:
     def get_state(self, observation: NDArray[np.float32]) -> State:
         """All that the future depends on; `observation` [O] is what to act on next."""
         return {
-            "env": self.env.get_state(),
+            "env": checked_state(self.env.get_state()),
             "generator": self._generator.bit_generator.state,
             "goal": self._goal,
             "step": self._step,
@@ -114,38 +117,19 @@ class Episodes:
         self._start(state["goal"], state["step"], state["return"], state["success"])
         out.observation[self.place] = state["observation"]
 
-    def _next_episode(self, first: bool = False) -> NDArray[np.float64]:
+    def _next_episode(self, first: bool = False) -> NDArray[Any]:
         if self._in_turn:
             goal = 0 if first else (self._goal + 1) % self.env.num_goals
         else:
             goal = int(self._generator.integers(self.env.num_goals))
         self._start(goal)
-        return self.env.reset(goal)
+        return checked_observation(self.env.reset(goal), self._shape)
 
     def _start(self, goal: int, step: int = 0, episode_return: float = 0.0, success: bool = False) -> None:
         self._goal = goal
         self._step = step
         self._return = episode_return
         self._success = success
-
-
-class NamedWork:
-    """Runs methods by name, and says which environment was at work when one fails."""
-
-    def __init__(self, assignment: WorkerAssignment, arrays: WorkerMemory) -> None:
-        self._named = assignment
-        self._current = arrays.current[assignment.worker : assignment.worker + 1]
-
-    def run(self, operation: str, *arguments: Any) -> Any:
-        """Call a method by name; what an environment raises becomes a WorkerError that names it."""
-        try:
-            return getattr(self, operation)(*arguments)
-        except Exception as error:
-            line = traceback.format_exception_only(error)[-1].strip()
-            name = self._named.name(int(self._current[0]))
-            failure = WorkerError(f"{name}: {operation} failed: {line}")
-            failure.add_note(traceback.format_exc())
-            raise failure from error
 
 
 class Group(NamedWork):
@@ -200,10 +184,9 @@ class Group(NamedWork):
             member.set_state(states[member.place], out)
         self._observation = out.observation
 
-    def close(self) -> None:
-        """Close the environments."""
-        for member in self._each():
-            member.env.close()
+    def remarks(self) -> list[str]:
+        """What the environments have to say to the user."""
+        return [line for member in self._each() for line in getattr(member.env, "remarks", list)()]
 
     def _each(self) -> Iterator[Episodes]:
         # The note of who is at work lets the parent name the culprit of a crash or a hang.
@@ -241,7 +224,7 @@ def _prepare(connection: socket.socket, memory_fd: int) -> WorkerGroup:
         assignment: WorkerAssignment = receive_message(connection)
     except (EOFError, ConnectionError):
         raise
-    except Exception as error:  # for instance, the spec's module cannot be imported here
+    except FAILURES as error:  # for instance, the spec's module cannot be imported here
         line = traceback.format_exception_only(error)[-1].strip()
         send_message(connection, MESSAGE, WorkerError(f"the env spec could not be loaded: {line}"))
         raise SystemExit(1) from None

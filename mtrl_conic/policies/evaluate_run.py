@@ -26,8 +26,10 @@ from mtrl_conic.runs.outputs import check_file, check_folder
 from mtrl_conic.runs.table import success_table
 from mtrl_conic.settings import arguments as read
 from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.parts import make_spec
 from mtrl_conic.settings.schema import TrainConfig, validate_device
 from mtrl_conic.settings.threads import threads_of
+from mtrl_conic.system.foreign import exited
 from mtrl_conic.system.matmul import set_matmul_precision
 from mtrl_conic.system.signals import Signals
 from mtrl_conic.video.frames import Clip
@@ -69,6 +71,9 @@ def run(arguments: Sequence[str]) -> int:
     except (WorkerError, VideoError, WriteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except SystemExit as error:
+        print(f"error: {exited(error)}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, Interrupted):
         print("interrupted", file=sys.stderr)
         return 128 + (stopped.received or signal.SIGINT)
@@ -94,7 +99,7 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     check_file("out", out)
     environments, episodes = config.make_environments(), options["episodes"]
     backend, folder = _check_video(options, environments, run)
-    spec = environments.setup()
+    spec = make_spec(environments, workers)
     _compute_as_in_training(config, run)
     record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
     print(heading(record), flush=True)
@@ -125,7 +130,10 @@ def _play(
             bar.update(envs.action_repeat)
             tape.watch(action, step)
 
-        return evaluate(act, envs, episodes, device, stopped, watch)
+        result = evaluate(act, envs, episodes, device, stopped, watch)
+        for line in envs.remarks():
+            tqdm.write(f"warning: {line}", file=sys.stderr)
+        return result
 
 
 def _name(checkpoint: str, seeds: Sequence[int], of_the_run: Sequence[int], episodes: int) -> str:

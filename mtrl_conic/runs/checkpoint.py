@@ -256,8 +256,12 @@ def _facts(state: dict[str, Any]) -> _Facts:
 
 
 def to_plain(state: Any) -> Any:
-    """Replace numpy arrays, which `weights_only=True` refuses, by tensors."""
-    return _map_leaves(state, lambda leaf: torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf)
+    """Replace numpy's arrays and numbers, which `weights_only=True` refuses, by tensors."""
+
+    def plain(leaf: Any) -> Any:
+        return torch.from_numpy(np.array(leaf, order="C")) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+    return _map_leaves(state, plain)
 
 
 def to_numpy(state: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from mtrl_conic.runs.files import WriteError
 from mtrl_conic.settings.arguments import wants_help
 from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.system.foreign import exited
 
 
 def answer(arguments: Sequence[str] | None, usage: Callable[[], str], work: Callable[[list[str]], int]) -> int:
@@ -32,4 +33,7 @@ def answer(arguments: Sequence[str] | None, usage: Callable[[], str], work: Call
         return 2
     except WriteError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except SystemExit as error:
+        print(f"error: {exited(error)}", file=sys.stderr)
         return 1

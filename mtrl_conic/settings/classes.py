@@ -8,6 +8,8 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+from mtrl_conic.system.foreign import FAILURES, told
+
 
 def find(dotted: Any) -> Any:
     """What a name such as `mine.Mine` stands for.
@@ -34,11 +36,10 @@ def find(dotted: Any) -> Any:
 def _imported(module: str) -> ModuleType | None:
     try:
         return importlib.import_module(module)
-    except Exception as error:  # the module is the user's, and may do anything
+    except FAILURES as error:  # the module is the user's, and may do anything
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             return None
-        reason = next(iter(str(error).splitlines()), "")
-        raise ValueError(f"{module} cannot be imported ({type(error).__name__}: {reason})") from error
+        raise ValueError(f"{module} cannot be imported ({told(error)})") from error
 
 
 def _has(owner: Any, name: str) -> str:

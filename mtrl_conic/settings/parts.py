@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 
 import hydra
 
+from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.environments import Environments, set_up
 from mtrl_conic.settings import aliases, classes
 from mtrl_conic.settings.errors import ConfigError, first_line
+from mtrl_conic.system.foreign import FAILURES, told
 
 T = TypeVar("T")
 
@@ -39,11 +42,23 @@ def build(section: Mapping[str, Any], kind: type[T], key: str) -> T:
     plain = {name: value for name, value in section.items() if name not in parts}
     try:
         part = hydra.utils.instantiate({"_convert_": "all", "_partial_": True, **plain})(**parts)
-    except Exception as error:  # the class may be a user's, and do anything
+    except FAILURES as error:  # the class may be a user's, and do anything
         raise ConfigError(placed(key, section, _first_cause(error))) from error
     if not isinstance(part, kind):
         raise ConfigError(f"{key}._target_={target}: must be derived from {kind.__module__}.{kind.__name__}")
     return part
+
+
+def make_spec(environments: Environments, workers: int) -> EnvSpec:
+    """What the vector builds the environments from; this may take its time.
+
+    Raises:
+        ConfigError: their class does not set up what it must.
+    """
+    try:
+        return set_up(environments, workers)
+    except ValueError as error:
+        raise ConfigError(f"env: {first_line(error)}") from error
 
 
 def placed(key: str, section: Mapping[str, Any], message: str) -> str:
@@ -104,4 +119,4 @@ def _no_such(owner: Any, name: str, names: list[str], key: str) -> str:
 def _first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error)
+    return told(error) if isinstance(error, SystemExit) else first_line(error)

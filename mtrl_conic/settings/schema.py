@@ -19,6 +19,7 @@ from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.parts import build, placed
 from mtrl_conic.system import memory
 from mtrl_conic.system.cores import available_cores
+from mtrl_conic.system.foreign import FAILURES, told
 
 VECTOR_KEYS = tuple(entry.name for entry in fields(VectorConfig))
 
@@ -245,9 +246,12 @@ def _validate_agent(config: TrainConfig, agent: Agent) -> None:
     try:
         agent.check(setting)
         agent.check_length(config.steps_per_task)
+        needs = agent.needs(setting)
     except ValueError as error:
         raise ConfigError(placed("agent", config.agent, first_line(error))) from error
-    _validate_memory(config, agent.needs(setting))
+    except FAILURES as error:  # the class may be a user's, and do anything
+        raise ConfigError(f"agent: {type(agent).__name__} cannot be used ({told(error)})") from error
+    _validate_memory(config, needs)
     for network in agent.networks:
         _validate_combiner(config, network)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 
@@ -20,7 +21,7 @@ def number(
     Raises:
         ValueError: for anything but a number in the range; names the value and the range.
     """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)  # numpy's, too
     if is_number and (low < value < high or (value == low and low_included) or (value == high and high_included)):
         return float(value)
     left = "[" if low_included else "("
@@ -57,7 +58,7 @@ def whole(name: str, value: Any, low: int, high: int = MANY) -> int:
     Raises:
         ValueError: for anything else.
     """
-    is_whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+    is_whole = (isinstance(value, Integral) and not isinstance(value, bool)) or (
         isinstance(value, float) and value.is_integer()
     )
     if not is_whole or value < low:

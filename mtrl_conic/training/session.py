@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from mtrl_conic.runs.stage import Stage, prepare, stage
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.capture import CaptureError
+from mtrl_conic.system.foreign import exited
 from mtrl_conic.system.signals import Signals
 from mtrl_conic.training.seed_watch import HaltedSeed, read_halted
 from mtrl_conic.training.summary import starting, too_short
@@ -89,10 +91,16 @@ def _made_trainer(config: TrainConfig, run_dir: Path, resume: bool, start: Start
         return Trainer(config, run_dir, resume, start)
     except CheckpointError as error:
         raise ConfigError(f"resume={run_dir}: {error}") from error
+    except ConfigError:
+        if not resume:  # all that is in the folder was written by this process, and nobody has use for it
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
     except AllHaltedError as error:
         raise _Failed(f"resume={run_dir}: {error}; {_go_back(run_dir)}") from error
     except WorkerError as error:
         raise _Failed(str(error)) from error
+    except SystemExit as error:
+        raise _Failed(exited(error)) from error
 
 
 def _run(trainer: Trainer, run_dir: Path, stopped: Signals, started: float) -> bool:
@@ -103,6 +111,8 @@ def _run(trainer: Trainer, run_dir: Path, stopped: Signals, started: float) -> b
         raise _Failed(f"{error}; {_go_back(run_dir)}") from error
     except WorkerError as error:
         raise _Failed(f"{error}; a checkpoint was written: resume={run_dir}") from error
+    except SystemExit as error:
+        raise _Failed(f"{exited(error)}; resume={run_dir} goes on from its last checkpoint") from error
     except CaptureError as error:
         hint = f"use resume={run_dir} cuda_graphs=false"
         raise _Failed(f"a CUDA graph cannot be recorded ({error}); {hint}") from error

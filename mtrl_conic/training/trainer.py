@@ -17,6 +17,7 @@ from mtrl_conic.envs.shortened import Shortened
 from mtrl_conic.envs.vector import VectorEnv, WorkerError, unstored_tasks
 from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
 from mtrl_conic.runs.records import RunLogger
+from mtrl_conic.settings.parts import make_spec
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.heap import keep_freed_memory, make_current
 from mtrl_conic.training.device_steps import device_steps
@@ -40,6 +41,7 @@ class Trainer:
         start: which checkpoint to continue from.
 
     Raises:
+        ConfigError: the environments cannot be set up.
         CheckpointError: `resume`, and no checkpoint can be read.
         AllHaltedError: `resume`, and no seed of the checkpoint learns any more.
         WorkerError: an environment could not be built.
@@ -49,7 +51,7 @@ class Trainer:
         self.config, self.run_dir, self.device = config, run_dir, config.torch_device()
         make_current(self.device)
         keep_freed_memory()
-        spec = config.make_environments().setup()
+        spec = make_spec(config.make_environments(), config.workers)
         self.agent = config.make_agent()
         self.agent.setup(config.setting())
         self.checkpoints = Checkpoints(run_dir / "checkpoints")
@@ -59,6 +61,7 @@ class Trainer:
         self.wall_seconds = 0.0
         self.success = float("nan")
         self.metrics: dict[str, Tensor] = {}
+        self._warned: set[str] = set()
         self.episodes = EpisodeStatistics(len(config.seeds), len(spec.tasks))
         self.watch = Stopwatch()
         resuming = resume and bool(self.checkpoints.steps())
@@ -167,7 +170,15 @@ class Trainer:
             policy = self.agent.policy_state(self.agent.state_dict())
             best = {"policy": policy, "step": self.step, "success_rate": self.success}
             write_file(self.checkpoints.folder / "best.pt", best)
+        self._warn(self.eval_envs.remarks(), final)
         self._save()
+
+    def _warn(self, remarks: list[str], again: bool) -> None:
+        """What environments say is seen early and, where it still holds, beside the last results."""
+        for line in remarks:
+            if again or line not in self._warned:
+                tqdm.write(f"warning: {line}", file=sys.stderr)
+        self._warned.update(remarks)
 
     def _log(self) -> None:
         self._look_at_seeds()

@@ -6,6 +6,7 @@ import io
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from mtrl_conic.envs.base import Camera, EnvSpec, TaskEnv
 from mtrl_conic.envs.held import held
 from mtrl_conic.runs.files import WriteError, free_space, write_whole
+from mtrl_conic.system.foreign import FAILURES, told
 
 _SIZE = 480  # pixels, of the picture above the caption
 _CAPTION = 64  # pixels; encoders want sizes that 16 divides
@@ -38,6 +40,8 @@ def serve() -> None:
             _write(clip)
         except WriteError as error:
             sys.exit(str(error))
+        except SystemExit as error:  # of the environment, which must not pass for a video
+            sys.exit(f"{clip.spec.tasks[clip.task]} cannot be drawn: {told(error)}")
         print(clip.path, flush=True)
 
 
@@ -48,7 +52,8 @@ def _write(clip: Clip) -> None:
         write = _write_gif if clip.path.suffix == ".gif" else _write_mp4
         write(clip.path, _frames(clip, env, camera), camera.frames_per_second)
     finally:
-        env.close()
+        with suppress(*FAILURES):  # the video is there, or another failure is told of
+            env.close()
 
 
 def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]], frames_per_second: int) -> None:

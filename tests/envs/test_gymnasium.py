@@ -194,6 +194,8 @@ def test_environments_of_mujoco_are_stored():
         ({"tasks": []}, "tasks must be a list of different ids"),
         ({"tasks": {"one": 1}}, "tasks must be a list of different ids"),
         ({"kwargs": [1]}, "kwargs must be a mapping"),
+        ({"kwargs": {"render_mode": "rgb_array"}}, r"^kwargs must not have a render_mode \(rgb_array\)"),
+        ({"task_kwargs": {LINE: {"render_mode": None}}}, r"^task_kwargs must not have a render_mode \(None\)"),
         ({"task_kwargs": {LINE: 3}}, "task_kwargs must be a mapping"),
         ({"num_goals": 0}, "num_goals must be a whole number of at least 1"),
         ({"first_seed": -1}, "first_seed must be a whole number of at least 0"),

@@ -191,6 +191,7 @@ def test_a_goal_that_is_none_is_named(goal):
     ("options", "words"),
     [
         ({"goal_seed": -1}, "goal_seed must be .* at least 0, not -1"),
+        ({"goal_seed": 2**32}, f"goal_seed must be at most {2**32 - 1}, not {2**32}"),
         ({"reward_function_version": "v3"}, "reward_function_version must be one of v1, v2, not 'v3'"),
         ({"terminate_on_success": 1}, "terminate_on_success must be true or false, not 1"),
     ],
@@ -198,6 +199,16 @@ def test_a_goal_that_is_none_is_named(goal):
 def test_a_wrong_argument_is_named(options, words):
     with pytest.raises(ValueError, match=words):
         make(**options)
+
+
+def test_numbers_of_numpy_are_taken():
+    first, second = (make(goal_seed=seed).reset(options={"goal": np.int64(2)})[0] for seed in (3, np.int64(3)))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_an_option_that_there_is_not_is_named():
+    with pytest.raises(ValueError, match=r"options must be {'goal': number} or left out, there is no 'gaol'"):
+        make().reset(options={"gaol": 3})
 
 
 def test_an_episode_ends_at_the_limit_or_with_success():

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.fast.rebind import exact_class
-from mtrl_conic.envs.metaworld import REWARD_VERSIONS, draw_goals
+from mtrl_conic.envs.metaworld import HIGHEST_GOAL_SEED, REWARD_VERSIONS, draw_goals
 from mtrl_conic.envs.shipped import task_class
 from mtrl_conic.system import validation
 
@@ -65,7 +65,7 @@ class GymnasiumTask(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         height: int = 480,
     ) -> None:
         official_class = task_class(task)
-        goal_seed = validation.whole("goal_seed", goal_seed, 0)
+        goal_seed = validation.whole("goal_seed", goal_seed, 0, HIGHEST_GOAL_SEED)
         validation.choice("reward_function_version", reward_function_version, REWARD_VERSIONS)
         if render_mode is not None:
             validation.choice("render_mode", render_mode, self.metadata["render_modes"])
@@ -94,13 +94,11 @@ class GymnasiumTask(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             options: {"goal": number} chooses the goal, from 0 to 49.
 
         Raises:
-            ValueError: there is no such goal.
+            ValueError: there is no such goal, or no such option.
         """
+        chosen = self._chosen_goal(options or {})
         super().reset(seed=seed)
-        if options is None or "goal" not in options:
-            goal = int(self.np_random.choice(len(self._tasks)))  # as the package's wrapper does
-        else:
-            goal = self._checked_goal(options["goal"])
+        goal = int(self.np_random.choice(len(self._tasks))) if chosen is None else chosen  # as the package's wrapper
         self._official.set_task(self._tasks[goal])
         return self._official.reset()
 
@@ -122,7 +120,13 @@ class GymnasiumTask(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         """Release the renderer, where there is one."""
         self._official.close()
 
-    def _checked_goal(self, goal: Any) -> int:
+    def _chosen_goal(self, options: dict[str, Any]) -> int | None:
+        for key in options:
+            if key != "goal":
+                raise ValueError(f"options must be {{'goal': number}} or left out, there is no {key!r}")
+        if "goal" not in options:
+            return None
+        goal = options["goal"]
         if isinstance(goal, bool) or not isinstance(goal, int | np.integer) or not 0 <= goal < len(self._tasks):
             raise ValueError(f"options['goal'] must be a whole number from 0 to {len(self._tasks) - 1}, not {goal!r}")
         return int(goal)

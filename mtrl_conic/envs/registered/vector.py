@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mtrl_conic.envs.metaworld import benchmark_tasks, draw_goals
+from mtrl_conic.envs.metaworld import HIGHEST_GOAL_SEED, benchmark_tasks, draw_goals
 from mtrl_conic.envs.pool import WorkerPool
 from mtrl_conic.envs.process import check_picklable
 from mtrl_conic.envs.registered.worker import (
@@ -98,7 +98,7 @@ def _goal_seed(seed: int | None) -> int:
     """Without a seed the goals come from numpy's global generator, as they do in the package."""
     if seed is None:
         return int(np.random.randint(2**31))  # noqa: NPY002
-    return validation.whole("seed", seed, 0)
+    return validation.whole("seed", seed, 0, HIGHEST_GOAL_SEED)
 
 
 class GymnasiumVector(gymnasium.vector.VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
@@ -124,7 +124,7 @@ class GymnasiumVector(gymnasium.vector.VectorEnv[NDArray[Any], NDArray[Any], NDA
         assignments = [
             BenchmarkAssignment(spec, indices, autoreset_mode, layout, worker) for worker, indices in enumerate(dealt)
         ]
-        check_picklable(spec, assignments[0])
+        check_picklable(spec)
         self._pending = ""  # the call that is under way
         self._pool = WorkerPool(assignments, in_processes=True, timeout=timeout)
         self._arrays: BenchmarkArrays = self._pool.arrays

@@ -14,10 +14,10 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mtrl_conic.envs.fast.rebind import exact_class
+from mtrl_conic.envs.named_work import NamedWork
 from mtrl_conic.envs.registered.task import official_tasks
 from mtrl_conic.envs.shared import Field, WorkerGroup, memory_size, place_arrays
 from mtrl_conic.envs.shipped import ACTION_SIZE, task_class
-from mtrl_conic.envs.worker import NamedWork
 
 # What every task's `info` holds at a step. It goes through the shared memory: pickling it would take as long as the
 # physics. All else (the end of an episode, what a wrapper adds) is sent as a message.
@@ -188,11 +188,6 @@ class BenchmarkGroup(NamedWork):
         """Set an attribute of each environment."""
         for member in self._each():
             member.env.set_wrapper_attr(name, values[member.index])
-
-    def close(self) -> None:
-        """Close the environments."""
-        for member in self._each():
-            member.env.close()
 
     def _step(self, member: Member, action: NDArray[Any]) -> dict[str, Any]:
         """A step or, where gymnasium's mode asks for one, a reset; the results go into the arrays."""
