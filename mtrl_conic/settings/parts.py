@@ -39,7 +39,7 @@ def build(section: Mapping[str, Any], kind: type[T], key: str) -> T:
     plain = {name: value for name, value in section.items() if name not in parts}
     try:
         part = hydra.utils.instantiate({"_convert_": "all", "_partial_": True, **plain})(**parts)
-    except Exception as error:  # the class may be a user's, and do anything
+    except (Exception, SystemExit) as error:  # the class may be a user's, and do anything
         raise ConfigError(placed(key, section, _first_cause(error))) from error
     if not isinstance(part, kind):
         raise ConfigError(f"{key}._target_={target}: must be derived from {kind.__module__}.{kind.__name__}")
@@ -50,6 +50,13 @@ def placed(key: str, section: Mapping[str, Any], message: str) -> str:
     """The message of a class with the place of what it names: `c must be ...` is said of `combiner.c`."""
     named = re.match(r"\w+", message)
     return f"{key}.{message}" if named and named[0] in section else f"{key}: {message}"
+
+
+def has_own_class(section: Mapping[str, Any]) -> bool:
+    """Whether a section, or one within it, names a class that is not of this package."""
+    return not str(section.get("_target_")).startswith("mtrl_conic.") or any(
+        has_own_class(value) for value in section.values() if _is_part(value)
+    )
 
 
 def with_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +109,8 @@ def _no_such(owner: Any, name: str, names: list[str], key: str) -> str:
 
 
 def _first_cause(error: BaseException) -> str:
+    """The line of the error that the others come from; with its kind where that is no message for users."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error)
+    said = isinstance(error, ValueError | ImportError | TypeError) and str(error)
+    return first_line(error) if said else f"{type(error).__name__}: {first_line(error)}"
