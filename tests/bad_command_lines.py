@@ -48,7 +48,10 @@ CASES = {
         ["critic_network: agent=bare has no"],
     ),
     "yaml that is a list": (["--config-dir", "mine", "combiner=listed"], ["combiner=['a']", "settings by name"]),
-    "only classes that are defined there": (["combiner._target_=mtrl_conic.combiners.ls.Zzz"], ["its classes are LS\n"]),
+    "only classes that are defined there": (
+        ["combiner._target_=mtrl_conic.combiners.ls.Zzz"],
+        ["its classes are LS\n"],
+    ),
     "setting of no combiner of a network": (["critic.combiner.c=0.4"], ["critic.combiner.c", "critic.combiner=..."]),
     "unknown setting of a network's combiner": (
         ["critic.combiner=cagrad", "critic.combiner.cc=1"],

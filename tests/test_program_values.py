@@ -11,7 +11,22 @@ from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.overrides import as_hydra_has_them, parse
 from mtrl_conic.training.program import _argument
 
-WORDS = ["Pendulum-v1", "a, b", "it's", 'say "x"', "", "3", "true", "null", "x: y", "[z]", "{q}", "back\\slash", "a b", "ü"]
+WORDS = [
+    "Pendulum-v1",
+    "a, b",
+    "it's",
+    'say "x"',
+    "",
+    "3",
+    "true",
+    "null",
+    "x: y",
+    "[z]",
+    "{q}",
+    "back\\slash",
+    "a b",
+    "ü",
+]
 KEYS = ["light", "a b", "Pendulum-v1", "x:y", "a,b", "ns/Env-v0", "f(x)", "k[0]"]
 
 
@@ -39,15 +54,15 @@ def test_text_arrives_as_it_is(text):
 
 
 def test_names_for_tasks_by_keyword():
+    settings = {"env.tasks": {"light one": "Pendulum-v1"}, "env.success_return": {"other": 1}}
     with pytest.raises(ConfigError, match=r"success_return.*each of light one"):
-        settings = {"env.tasks": {"light one": "Pendulum-v1"}, "env.success_return": {"other": 1}}
         mtrl_conic.train(env="gym", **settings)
 
 
 def test_what_is_no_argument_and_no_run():
     with pytest.raises(ConfigError, match="3: must be text"):
         mtrl_conic.train([3])
-    with pytest.raises(ConfigError, match="it's: cannot|cannot be a name"):
+    with pytest.raises(ConfigError, match="cannot be a name"):
         mtrl_conic.train(env="gym", **{"env.tasks": {"it's": "Pendulum-v1"}})
     pytest.importorskip("pandas")
     with pytest.raises(ConfigError, match="at least one"):

@@ -42,7 +42,7 @@ class Net(Network):
             "none": lambda: None,
             "float64": y.double,
             "detached": y.detach,
-            "nan": lambda: y * float("nan"),
+            "infinite": lambda: y * float("nan"),
             "random": lambda: y + torch.rand(()),
             "input": lambda: y.detach() if recorder is None else y,
         }
@@ -59,7 +59,7 @@ WRONG = {
     "float64": "a tensor of torch.float32.* not one of torch.float64",
     "detached": "Net.__call__ returns what has no gradient",
     "no gradient": r"no gradient of actor.l.weight gets to the recorder",
-    "nan": "finite",
+    "infinite": "finite",
     "random": "the same for the same input",
     "input": "must give its input a gradient",
 }

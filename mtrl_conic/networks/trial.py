@@ -61,7 +61,9 @@ def _run(network: Network, views: Mapping[str, Tensor], x: Tensor, output_size: 
     output.backward(torch.ones_like(output))
     missing = [name for name in network.parameters if name not in recorder.seen]
     if missing:
-        raise TrialError(f"{kind}: no gradient of {missing[0]} gets to the recorder; its layer must be given `recorder`")
+        raise TrialError(
+            f"{kind}: no gradient of {missing[0]} gets to the recorder; its layer must be given `recorder`"
+        )
     alone = network(views, x.clone().requires_grad_())
     check_tensor(f"{kind}.__call__", alone, "[S, K, B, O]", shape, x.dtype)
     if not torch.allclose(alone, output, rtol=1e-3, atol=1e-5):

@@ -66,7 +66,7 @@ def _argument(key: str, value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value of Python's as the command line has it; text that is one there already, such as "[0,1]", stays as it is."""
+    """A value of Python's as the command line has it; text such as "[0,1]" stays as it is."""
     if not isinstance(value, str) or re.fullmatch(r"[\w./:~+@-]*|[\[{].*|.*\$\{.*", value, re.DOTALL):
         return value if isinstance(value, str) else _nested(value)
     return quote(value)
