@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import records
+from omegaconf import OmegaConf
+
+from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.paths import CONFIG_DIR, choices
 
 PAGE = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
 RECIPES = dict(re.findall(r"^## An? (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
@@ -51,3 +55,28 @@ def test_a_recipe_trains_resumes_and_evaluates(kind, tmp_path, monkeypatch):
     assert [line["step"] for line in records(folder)] == [300, 400]
     (result,) = folder.glob("evaluation_*.json")
     assert json.loads(result.read_text())["step"] in (300, 400)
+
+
+@pytest.mark.parametrize("critic", [[], ["critic_network=gated"]], ids=["actor", "both"])
+@pytest.mark.parametrize("agent", choices("agent"))
+def test_the_network_works_with_every_agent(agent, critic, tmp_path, monkeypatch):
+    """Choosing a network leaves nothing of the default one's arguments."""
+    for name, text in FILE.findall(RECIPES["network"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    has_popart = "popart" in OmegaConf.load(CONFIG_DIR / "agent" / f"{agent}.yaml")
+    arguments = ["env=toy", f"agent={agent}", "network=gated", *critic, *["agent.popart=null"] * has_popart]
+    config = compose_config([*arguments, "device=cpu"], ["my_configs"])
+    assert type(config.make_agent().network).__name__ == "Gated"
+    assert config.choices["network"] == "gated"
+
+
+@pytest.mark.parametrize("agent", choices("agent"))
+def test_agents_leave_the_arguments_of_networks_to_the_networks_own_files(agent):
+    """Otherwise another network would be given those of the default one."""
+    loaded = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "agent" / f"{agent}.yaml"))
+    chosen = [key.partition("@")[2] for each in loaded["defaults"] if isinstance(each, dict) for key in each]
+    assert {"network", "critic_network"} <= {*chosen}
+    assert not [key for key in chosen if isinstance(loaded.get(key), dict)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +10,8 @@ from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.products import gramian
-from mtrl_conic.system.foreign import FAILURES, told
-
-
-class TrialError(ValueError):
-    """What a combiner does that none may: one line that names its class."""
+from mtrl_conic.system.foreign import FAILURES
+from mtrl_conic.system.trial import TrialError, check_tensor, explained, failure
 
 
 def try_out(
@@ -37,12 +32,8 @@ def try_out(
     device = torch.device(device)
     name = type(combiner).__name__
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
+        with explained(name):  # a ValueError says itself what the combiner does not take
             combiner.setup(seeds, num_tasks, device)
-        except (ValueError, ImportError):
-            raise  # it says itself what it does not take
-        except FAILURES as error:
-            raise _explained(name, error) from error
         draws = torch.Generator().manual_seed(0)
         jacobian = torch.randn(len(seeds), num_tasks, num_tasks + 2, generator=draws).to(device, dtype)
         try:
@@ -51,7 +42,7 @@ def try_out(
         except TrialError:
             raise
         except FAILURES as error:
-            raise _explained(name, error) from error
+            raise failure(name, error) from error
 
 
 def _update(combiner: Combiner, jacobian: Tensor, losses: Tensor) -> None:
@@ -79,15 +70,7 @@ def _check_direction(combiner: Combiner, jacobian: Tensor, losses: Tensor) -> No
 
 
 def _check(combiner: Combiner, method: str, given: Any, axes: str, shape: torch.Size) -> None:
-    wanted = f"{type(combiner).__name__}.{method} must return a floating tensor {axes} = {list(shape)}"
-    if not isinstance(given, Tensor):
-        raise TrialError(f"{wanted}, not {type(given).__name__}")
-    if given.shape != shape:
-        raise TrialError(f"{wanted}, not {list(given.shape)}")
-    if not given.is_floating_point():
-        raise TrialError(f"{wanted}, not one of {given.dtype}")
-    if not bool(torch.isfinite(given).all()):
-        raise TrialError(f"{wanted} of finite numbers for losses and gradients that are finite")
+    check_tensor(f"{type(combiner).__name__}.{method}", given, axes, shape)
 
 
 def _check_held(combiner: Combiner, num_seeds: int, num_tasks: int) -> None:
@@ -106,9 +89,3 @@ def _check_held(combiner: Combiner, num_seeds: int, num_tasks: int) -> None:
 
 def _kind(value: Any) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _explained(name: str, error: BaseException) -> TrialError:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return TrialError(f"{name} fails when tried: {told(error)} ({where})")

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mtrl_conic.networks.layers import Recorder, Views
 from mtrl_conic.networks.layout import Layout, Parameter
+from mtrl_conic.networks.trial import try_out
+from mtrl_conic.system.trial import explained, is_own
 
 
 class Network(ABC):
@@ -54,9 +56,21 @@ class Network(ABC):
 
     @final
     def made(self, name: str, input_size: int, output_size: int, num_tasks: int) -> Self:
-        """A copy of this network, set up; see `setup`."""
+        """A copy of this network, set up; see `setup`. One of a user's own is tried out, once for each of its uses.
+
+        Raises:
+            ValueError: as `setup`, or the network does what none may (`networks.trial`).
+        """
         network = copy.deepcopy(self)
-        network.setup(name, input_size, output_size, num_tasks)
+        if not is_own(type(self)):
+            network.setup(name, input_size, output_size, num_tasks)
+            return network
+        with explained(type(self).__name__):
+            network.setup(name, input_size, output_size, num_tasks)
+        use, tried = (name, input_size, output_size, num_tasks), self.__dict__.setdefault("_tried", set())
+        if use not in tried:
+            try_out(network, *use)
+            tried.add(use)
         return network
 
 

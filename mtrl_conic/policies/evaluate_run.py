@@ -25,9 +25,10 @@ from mtrl_conic.runs.files import WriteError, write_whole
 from mtrl_conic.runs.outputs import check_file, check_folder
 from mtrl_conic.runs.table import success_table
 from mtrl_conic.settings import arguments as read
+from mtrl_conic.settings.device import validate_device
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.parts import make_spec
-from mtrl_conic.settings.schema import TrainConfig, validate_device
+from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.settings.threads import threads_of
 from mtrl_conic.system.foreign import exited
 from mtrl_conic.system.matmul import set_matmul_precision

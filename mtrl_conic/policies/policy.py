@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mtrl_conic.policies.actors import Actors, read_weights, stored_config
-from mtrl_conic.settings.schema import validate_device
+from mtrl_conic.settings.device import validate_device
 
 
 def load_policy(run: str | Path, checkpoint: str = "best", seed: int | None = None, device: str = "cpu") -> Policy:

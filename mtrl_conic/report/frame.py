@@ -48,6 +48,8 @@ def load_runs(runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
 
     notes: list[str] = []
     named = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    if not named:
+        raise ConfigError("runs=[]: must name at least one run folder")
     folders = dict.fromkeys(folder for name in named for folder in find_runs(os.fspath(name), notes))
     found = [run for folder in folders if (run := read_run(folder, notes)) is not None]
     if not found:

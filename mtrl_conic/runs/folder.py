@@ -80,10 +80,7 @@ def _record(config: TrainConfig, run_dir: Path) -> None:
     _note_schedule(config, run_dir / "config.yaml")
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     path = run_dir / "provenance.json"
-    try:
-        pieces = json.loads(path.read_text())["pieces"]
-    except (OSError, ValueError, KeyError):
-        pieces = []
+    pieces = _pieces(path)
     pieces.append(provenance(config.torch_device()))
     _note_threads(config, pieces)
     write_whole(path, json.dumps({"pieces": pieces}, indent=2) + "\n")
@@ -98,9 +95,24 @@ def _note_schedule(config: TrainConfig, path: Path) -> None:
         print(f"agent.anneal_steps: {now}, {before} before: the learning rate jumps here", file=sys.stderr)
 
 
+def _pieces(path: Path) -> list[dict[str, Any]]:
+    """The pieces of a run so far; what is no piece, in a file that is damaged, is left out with a note."""
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    listed = found.get("pieces") if isinstance(found, dict) else None
+    pieces = [piece for piece in listed if isinstance(piece, dict)] if isinstance(listed, list) else []
+    if not isinstance(listed, list) or len(pieces) < len(listed):
+        print(f"note: {path} is damaged; of the pieces before, it has {len(pieces)} from here on", file=sys.stderr)
+    return pieces
+
+
 def _note_threads(config: TrainConfig, pieces: list[dict[str, Any]]) -> None:
     """Say of a run that goes on with other threads that it is not that of one without the interruption."""
-    if config.threads is None or len(pieces) < 2 or not isinstance(pieces[-2], dict):
+    if config.threads is None or len(pieces) < 2:
         return
     before, now = (piece.get("torch_threads") for piece in pieces[-2:])
     if before is not None and before != now and config.torch_device().type == "cpu":

@@ -15,7 +15,7 @@ ALIASES = {
 }
 
 # A group whose choice goes to a place of its own.
-_PLACES = {"network": "network@agent.network", "critic_network": "+network@agent.critic_network"}
+_PLACES = {"network": "network@agent.network", "critic_network": "network@agent.critic_network"}
 _OWN_COMBINER = re.compile(r"(\w+)\.combiner(\.[\w.]+)?")
 _PLACED = re.compile(r"combiner@combiners\.(\w+)")
 

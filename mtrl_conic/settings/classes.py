@@ -43,9 +43,10 @@ def _imported(module: str) -> ModuleType | None:
 
 
 def _has(owner: Any, name: str) -> str:
-    """Its classes that may have been meant: the one of a similar name, or all."""
+    """Its classes that may have been meant: the one of a similar name, or all that are defined there."""
     if not isinstance(owner, ModuleType):
         return ""
-    classes = [key for key, value in vars(owner).items() if inspect.isclass(value) and not key.startswith("_")]
+    classes = {key: value for key, value in vars(owner).items() if inspect.isclass(value) and not key.startswith("_")}
     close = difflib.get_close_matches(name, classes, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else f"; its classes are {', '.join(classes)}" if classes else ""
+    there = ", ".join(key for key, value in classes.items() if value.__module__ == owner.__name__)
+    return f" (did you mean {close[0]}?)" if close else f"; its classes are {there}" if there else ""

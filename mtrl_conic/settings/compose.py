@@ -261,7 +261,7 @@ def _explain_composition(error: Exception, overrides: Sequence[str], config_dirs
     explanations = (explain.unknown_choice, explain.bad_merge, explain.bad_reference)
     known = next(filter(None, (explanation(error) for explanation in explanations)), None)
     if known := known or explain.bad_file(error, config_dirs):
-        return known
+        return explain.of_one_network(known, overrides)
     key = explain.unknown_in_composition(error)
     if key:
         return explain.unknown_key(key, *_chosen(overrides, config_dirs))
@@ -272,7 +272,9 @@ def _explain_composition(error: Exception, overrides: Sequence[str], config_dirs
 
 def _chosen(overrides: Sequence[str], config_dirs: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings and choices by the groups alone, empty where they cannot be composed either."""
-    groups = [text for text in overrides if _is_choice(shortened(text.partition("=")[0]))]
+    keys = ("network", "critic_network")  # what an agent may lack
+    chosen = ((text, shortened(text.partition("=")[0])) for text in overrides)
+    groups = [text for text, key in chosen if _is_choice(key) and key not in keys]
     try:
         settings, choices = without_hydra(_compose([*groups, *search_path(config_dirs)]))
         plain = OmegaConf.to_container(settings)

@@ -76,6 +76,8 @@ def _own_combiner(key: str, settings: Mapping[str, Any]) -> str:
     """What is said of `critic.combiner.c=...` where the critic has no such setting, or no combiner of its own."""
     _, network, *rest = key.split(".")
     section, name = _section(settings, ["combiners", network]), ".".join(rest)
+    if not rest:
+        return f"{key}: no such setting; {network}.combiner=NAME chooses a method for the {network}"
     if section is None:
         return f"{network}.combiner.{name}: needs {network}.combiner=..., the method that it is a setting of"
     there = ", ".join(each for each in section if not str(each).startswith("_"))
@@ -136,6 +138,14 @@ def unknown_choice(error: Exception) -> str | None:
     return f"{group}={name}: no such choice; there are {options}{f'; for this one: {how}' if how else ''}"
 
 
+def of_one_network(line: str, overrides: Sequence[str]) -> str:
+    """A line about `combiner=foo` as one about `critic.combiner=foo`, where that is what was given."""
+    said = line.partition(": no such choice")[0]
+    names = (shortened(text.partition("=")[0]) + "=" + text.partition("=")[2] for text in overrides)
+    meant = next((name for name in names if name.endswith(said)), said)
+    return meant + line.removeprefix(said)
+
+
 def bad_merge(error: Exception) -> str | None:
     """What is said of an override whose value cannot stand where it should."""
     match = re.match(r"Error merging override (([^=]+)=.*)", str(error))
@@ -170,7 +180,7 @@ def _is_undecodable(path: Path) -> bool:
 
 def type_error(error: OmegaConfBaseException, config: DictConfig) -> str:
     """What is said of a value that does not fit the schema, or that refers to something that is not there."""
-    key = str(getattr(error, "full_key", None) or "?")
+    key = str(getattr(error, "full_key", None) or next(_no_sections(config), "?"))
     message = first_line(error)
     if "not in" in message:
         return unknown_key(key)
@@ -178,10 +188,19 @@ def type_error(error: OmegaConfBaseException, config: DictConfig) -> str:
     if listed in LISTS and "nterpolation" not in message:
         return no_list(listed, raw_value(config, listed))
     value = raw_value(config, key)
+    if "Cannot merge DictConfig" in message:
+        return f"{key}={value}: must be settings by name, as in the yaml files of configs/"
     if value is None:
         return f"{key}=null: must have a value"
     hint = "; environment variables are ${oc.env:NAME}" if isinstance(error, InterpolationKeyError) else ""
     return f"{key}={value}: {message}{hint}"
+
+
+def _no_sections(config: DictConfig) -> Iterator[str]:
+    """The parts of a run whose yaml file holds something else than settings."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    parts = ("env", "agent", "combiner")
+    yield from (key for key in parts if isinstance(plain, dict) and not isinstance(plain.get(key), dict))
 
 
 def no_list(key: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from mtrl_conic.settings import paths
-from mtrl_conic.settings.aliases import expanded
+from mtrl_conic.settings.aliases import expanded, shortened
 from mtrl_conic.settings.errors import ConfigError
 
 GROUPS = ("env", "agent", "network", "critic_network", "combiner", "experiment")  # settings that choose a yaml file
@@ -75,6 +75,7 @@ def parse(arguments: Sequence[str], sweeps: bool = False, loader: ConfigLoader |
         _check_key(text, override.key_or_group, sweeps)
         _check_choice(text, override)
         parsed.append(override)
+    _check_once(parsed)
     return parsed
 
 
@@ -115,12 +116,26 @@ def _check_key(text: str, key: str, sweeps: bool) -> None:
 
 def _check_choice(text: str, override: Override) -> None:
     """A choice is a name; Hydra would fail over a number or null with a traceback."""
-    key = override.key_or_group
-    if not (key in GROUPS or key.startswith("hydra/")) or override.is_sweep_override() or override.is_delete():
+    key = shortened(override.get_key_element())
+    own = key.endswith(".combiner")  # of one network
+    if not (own or key in GROUPS or key.startswith("hydra/")) or override.is_sweep_override() or override.is_delete():
         return
     value = override.value()
     several = value if isinstance(value, list) and key == "experiment" else [value]
     if not all(isinstance(one, str) for one in several):
-        none = "; leave it out for none" if key == "experiment" else ""
-        names = ", ".join(paths.choices(key)) or "those of Hydra's plugins"
-        raise ConfigError(f"{text}: must be one of {names}{none}")
+        none = "; leave it out for none" if own or key in ("experiment", "critic_network") else ""
+        group = "combiner" if own else "network" if key == "critic_network" else key
+        names = ", ".join(paths.choices(group)) or "those of Hydra's plugins"
+        raise ConfigError(f"{key}={text.partition('=')[2]}: must be one of {names}{none}")
+    if override.is_add() and key in ("env", "agent", "combiner", "experiment"):
+        raise ConfigError(f"{text}: without the +, and once: {key}={text.partition('=')[2]}")
+
+
+def _check_once(parsed: Sequence[Override]) -> None:
+    """Of choices that are added Hydra takes only one, and says so in words of its own."""
+    given: set[str] = set()
+    for override in parsed:
+        key = shortened(override.get_key_element())
+        if override.is_add() and key.endswith(".combiner") and key in given:
+            raise ConfigError(f"{key}={override.get_value_element_as_str()}: {key} is given twice")
+        given.add(key)

@@ -67,6 +67,13 @@ def placed(key: str, section: Mapping[str, Any], message: str) -> str:
     return f"{key}.{message}" if named and named[0] in section else f"{key}: {message}"
 
 
+def has_own_class(section: Mapping[str, Any]) -> bool:
+    """Whether a section, or one within it, names a class that is not of this package."""
+    return not str(section.get("_target_")).startswith("mtrl_conic.") or any(
+        has_own_class(value) for value in section.values() if _is_part(value)
+    )
+
+
 def with_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     """A section with the defaults of what it leaves out, as far as its classes are this package's own.
 
@@ -117,6 +124,8 @@ def _no_such(owner: Any, name: str, names: list[str], key: str) -> str:
 
 
 def _first_cause(error: BaseException) -> str:
+    """The line of the error that the others come from; with its kind where that is no message for users."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return told(error) if isinstance(error, SystemExit) else first_line(error)
+    said = isinstance(error, ValueError | ImportError | TypeError) and str(error)
+    return first_line(error) if said else told(error)

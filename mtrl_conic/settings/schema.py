@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 from omegaconf import OmegaConf
 
 from mtrl_conic.agents.protocol import Agent, Setting
+from mtrl_conic.agents.trial import try_out as try_out_agent
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.trial import try_out
 from mtrl_conic.envs.environments import Environments, VectorConfig, check_environments
+from mtrl_conic.settings.device import validate_device
 from mtrl_conic.settings.errors import ConfigError, first_line
-from mtrl_conic.settings.parts import build, placed
+from mtrl_conic.settings.parts import build, has_own_class, placed
 from mtrl_conic.system import memory
 from mtrl_conic.system.cores import available_cores
-from mtrl_conic.system.foreign import FAILURES, told
+from mtrl_conic.system.trial import explained
 
 VECTOR_KEYS = tuple(entry.name for entry in fields(VectorConfig))
 
@@ -243,17 +245,30 @@ def _validate_agent(config: TrainConfig, agent: Agent) -> None:
         if network not in agent.networks:
             names = ", ".join(f"{name}.combiner" for name in agent.networks)
             raise ConfigError(f"{network}.combiner: the agent has no {network}; there are {names}")
-    try:
+    with _explained(config, f"{type(agent).__name__}.check"):
         agent.check(setting)
+    with _explained(config, f"{type(agent).__name__}.check_length"):
         agent.check_length(config.steps_per_task)
+    with _explained(config, f"{type(agent).__name__}.needs"):
         needs = agent.needs(setting)
-    except ValueError as error:
-        raise ConfigError(placed("agent", config.agent, first_line(error))) from error
-    except FAILURES as error:  # the class may be a user's, and do anything
-        raise ConfigError(f"agent: {type(agent).__name__} cannot be used ({told(error)})") from error
     _validate_memory(config, needs)
     for network in agent.networks:
         _validate_combiner(config, network)
+    if has_own_class(config.agent):
+        with _explained(config, type(agent).__name__):
+            try_out_agent(agent, setting)
+
+
+@contextmanager
+def _explained(config: TrainConfig, name: str) -> Iterator[None]:
+    """Make a line of whatever the agent or its networks raise, which may be a user's."""
+    try:
+        with explained(name):
+            yield
+    except ConfigError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise ConfigError(placed("agent", config.agent, first_line(error))) from error
 
 
 def _validate_memory(config: TrainConfig, needs: Mapping[str, int]) -> None:
@@ -282,14 +297,3 @@ def _validate_combiner(config: TrainConfig, network: str) -> None:
     except (ValueError, ImportError) as error:
         key = f"{network}.combiner" if network in config.combiners else "combiner"
         raise ConfigError(f"{key}: {first_line(error)}") from error
-
-
-def validate_device(device: str) -> None:
-    """Check the name of a device, and that this machine has it."""
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", device):
-        raise ConfigError(f"device={device}: must be auto, cpu, cuda or cuda:<n>")
-    if device.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(device.partition(":")[2] or 0)
-        if index >= count:
-            raise ConfigError(f"device={device}: this machine has {count} usable CUDA devices; use cpu or auto")

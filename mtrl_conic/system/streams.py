@@ -50,6 +50,10 @@ class SeedStreams:
         return {"streams": [generator.get_state() for generator in self.generators]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["streams"]) != len(self.generators):
+            raise ValueError(
+                f"the state is of {len(state['streams'])} seeds, of another run than {len(self.generators)}"
+            )
         for generator, saved in zip(self.generators, state["streams"], strict=True):
             saved = saved.cpu()
             if saved.shape == generator.get_state().shape:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.overrides import quote
 from mtrl_conic.system.signals import STOPPING
 from mtrl_conic.training import command
 
@@ -38,7 +41,10 @@ def train(arguments: Sequence[str] = (), **settings: Any) -> Path:
         KeyboardInterrupt: a signal asked to stop, and a checkpoint was written.
     """
     words = [arguments] if isinstance(arguments, str) else list(arguments)
-    asked = command.split([*words, *(f"{key}={_text(value)}" for key, value in settings.items())])
+    for word in words:
+        if not isinstance(word, str):
+            raise ConfigError(f"{word!r}: must be text of the form key=value; settings are also taken by keyword")
+    asked = command.split([*words, *(_argument(key, value) for key, value in settings.items())])
     if asked.multirun or asked.show:
         raise ConfigError("--multirun and --cfg: only on the command line")
     command.check(asked)
@@ -52,13 +58,40 @@ def train(arguments: Sequence[str] = (), **settings: Any) -> Path:
     return Path(str(config.run_dir))
 
 
+_WORD_FOR_WORD = ("run_dir", "resume", "replay", "resume_from")  # the command quotes these itself
+
+
+def _argument(key: str, value: Any) -> str:
+    return f"{key}={value if key in _WORD_FOR_WORD and isinstance(value, str | os.PathLike) else _text(value)}"
+
+
 def _text(value: Any) -> str:
-    """A value of Python's as the command line has it."""
+    """A value of Python's as the command line has it; text such as "[0,1]" stays as it is."""
+    if not isinstance(value, str) or re.fullmatch(r"[\w./:~+@-]*|[\[{].*|.*\$\{.*", value, re.DOTALL):
+        return value if isinstance(value, str) else _nested(value)
+    return quote(value)
+
+
+def _nested(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{_key(key)}:{_nested(each)}' for key, each in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
-    return str(value)
+        return f"[{','.join(map(_nested, value))}]"
+    return quote(str(value)) if isinstance(value, str | os.PathLike) else str(value)
+
+
+def _key(key: Any) -> str:
+    """A key within a value, which Hydra takes without quotes only.
+
+    Raises:
+        ConfigError: it has characters that Hydra does not take there.
+    """
+    text = str(key)
+    if not re.fullmatch(r"[\w/+.$%*@?|()\[\]{}:=, -]+", text, re.ASCII) or text != text.strip():
+        raise ConfigError(f"{text!r}: cannot be a name in a setting; must be of letters, digits, blanks and /+.$%*@?|-")
+    return re.sub(r"([()\[\]{}:=, ])", r"\\\1", text)
 
 
 @contextmanager

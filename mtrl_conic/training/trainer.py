@@ -17,6 +17,7 @@ from mtrl_conic.envs.shortened import Shortened
 from mtrl_conic.envs.vector import VectorEnv, WorkerError, unstored_tasks
 from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
 from mtrl_conic.runs.records import RunLogger
+from mtrl_conic.settings.errors import first_line
 from mtrl_conic.settings.parts import make_spec
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.system.heap import keep_freed_memory, make_current
@@ -233,7 +234,12 @@ class Trainer:
         except LookupError as error:
             what = f"its checkpoints are of another version of the agent ({error!r})"
             raise CheckpointError(f"{what}, and can perhaps be evaluated but not resumed") from error
-        self.episodes.load_state_dict(to_numpy(state["episodes"]))
+        except (RuntimeError, TypeError, AttributeError) as error:  # of another shape or kind
+            raise _unfitting(state, error) from error
+        try:
+            self.episodes.load_state_dict(to_numpy(state["episodes"]))
+        except _UNFITTING as error:
+            raise _unfitting(state, error) from error
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best, self.success, self.wall_seconds = state["best"], state["success"], state["wall_seconds"]
         self.saved = self.step
@@ -254,7 +260,13 @@ class Trainer:
             return self.transfer.observation(self.envs.reset())
         if unstored := unstored_tasks(state["envs"]):
             tqdm.write(f"{', '.join(unstored)}: not stored in mid-episode, their episodes start anew")
-        return self.transfer.observation(self.envs.set_state(to_numpy(state["envs"])))
+        try:
+            return self.transfer.observation(self.envs.set_state(to_numpy(state["envs"])))
+        except WorkerError:
+            raise
+        except _UNFITTING as error:  # of other seeds or tasks
+            self.close()
+            raise _unfitting(state, error) from error
 
     def _evaluation_due(self) -> bool:
         every = self.config.eval.every
@@ -264,3 +276,11 @@ class Trainer:
     def _passed(self, every: int) -> bool:
         """Whether the last vector step reached a multiple of `every`."""
         return self.step // every > (self.step - self.config.vector.steps_per_decision) // every
+
+
+_UNFITTING = (LookupError, RuntimeError, TypeError, ValueError, AttributeError)
+
+
+def _unfitting(state: dict[str, Any], error: Exception) -> CheckpointError:
+    what = f"step_{state['step']}.pt does not fit the settings in config.yaml"
+    return CheckpointError(f"{what}: it is of another run, or they were edited ({first_line(error)})")
