@@ -163,6 +163,8 @@ class VectorEnv:
 
     def remarks(self) -> list[str]:
         """What the environments have to say to the user, each line once. Callable when no step is under way."""
+        if self._phase == "new":
+            return []
         self._expect("ready")
         self._phase = "busy"
         self._request_all("remarks")
