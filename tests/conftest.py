@@ -89,3 +89,11 @@ def train_here(*arguments: str, config_dirs: Sequence[str] = ()) -> Path:
         finally:
             trainer.close()
     return folder
+
+
+@pytest.fixture
+def without_numbers(monkeypatch):
+    """Lets an agent live on the "meta" device."""
+    from meta_device import let_agents_live_there
+
+    let_agents_live_there(monkeypatch)

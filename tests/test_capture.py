@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOY, records
+from meta_device import OneDevice, update_and_act
 from test_resume import COMBINERS, CUT, TOTAL, assert_same_run, assert_same_state, run_here
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,7 +18,6 @@ import mtrl_conic.training.trainer
 from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.system.capture import Captured, CaptureError
-from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.training.device_steps import device_steps
 
 K, O, A, B = 3, 5, 2, 8
@@ -174,34 +174,6 @@ def test_a_recorded_run_equals_a_plain_one_and_resumes(tmp_path, monkeypatch):
     assert_same_run(plain, recorded, TOTAL)
 
 
-class PlainSteps:
-    """For Adam, whose fused kernel there is not for tensors without numbers."""
-
-    def __init__(self, params, gradient, **_):
-        self.params, self.gradient = params, gradient
-
-    def step(self, halted):
-        self.params.sub_(self.gradient * (1 - halted).unsqueeze(1))
-
-
-class OneDevice(TorchDispatchMode):
-    """Raises where an operation mixes devices, as a copy does and a number kept on the host."""
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
-        assert len({tensor.device.type for tensor in tensors}) < 2, operation
-        return result
-
-
-@pytest.fixture
-def without_numbers(monkeypatch):
-    """Lets an agent live on torch's "meta" device: it takes the GPU's branches there, and to read a number raises."""
-    with_streams_on = SeedStreams.__init__
-    monkeypatch.setattr(SeedStreams, "__init__", lambda self, seeds, purpose, _: with_streams_on(self, seeds, purpose))
-    monkeypatch.setattr(mtrl_conic.agents.sac, "SeedwiseAdam", PlainSteps)
-
-
 @pytest.mark.parametrize(
     ("combiner", "settings"),
     [*((name, []) for name in COMBINERS if name != "torchjd"), *VARIANTS.items()],
@@ -211,11 +183,7 @@ def test_no_step_reads_or_moves_a_number(combiner, settings, without_numbers):
     steps = device_steps(make(combiner, "meta", *settings))
     steps.update()  # what is kept for later may come from the host
     with OneDevice():
-        for _ in range(3):
-            steps.update()
-        observation = torch.zeros(2, K, 1, O, device="meta")
-        for act in (steps.explore, steps.exploit):
-            assert act(observation).shape == (2, K, 1, A)
+        update_and_act(steps, torch.zeros(2, K, 1, O, device="meta"), A)
 
 
 def test_a_step_that_reads_or_moves_a_number_is_found():

@@ -43,16 +43,21 @@ EDITS = {
     "seeds": {"seeds": [0, 1]},
     "another seed": {"seeds": [7]},
     "environments": {"env.num_envs_per_task": 2},
-    "rollout": {"agent.rollout_steps": 40},
 }
+EDITS_OF_PPO = EDITS | {"rollout": {"agent.rollout_steps": 40}}
 
 
-@pytest.mark.parametrize("name", EDITS)
-def test_edited_settings_do_not_fit_the_checkpoints(run, name, capsys):
+@pytest.mark.parametrize(
+    ("finished", "edit"),
+    [
+        *(pytest.param(TOY, edit, id=f"sac-{name}") for name, edit in EDITS.items()),
+        *(pytest.param(PPO, edit, id=f"ppo-{name}") for name, edit in EDITS_OF_PPO.items()),
+    ],
+    indirect=["finished"],
+)
+def test_edited_settings_do_not_fit_the_checkpoints(run, edit, capsys):
     stored = OmegaConf.load(run / "config.yaml")
-    if any(OmegaConf.select(stored, key) is None for key in EDITS[name]):
-        pytest.skip("the agent has no such setting")
-    for key, value in EDITS[name].items():
+    for key, value in edit.items():
         OmegaConf.update(stored, key, value)
     OmegaConf.save(stored, run / "config.yaml")
     assert main([f"resume={run}", "steps_per_task=120"]) == 2

@@ -46,19 +46,12 @@ class BRC(MultiTaskSAC):
     Args:
         network: of the actor, not set up.
         critic_network: of each critic; None for one like the actor's.
-        num_critics: E.
         embedding_size: of the vector of length 1 that stands for a task; the critics learn it, and the actor sees it.
-        warmup_steps, batch_size_per_task, capacity_per_task, updates_per_step: see `OffPolicyAgent`.
-        learning_rate, adam_epsilon: Adam's, for critics, actor and temperature.
-        weight_decay: AdamW's, of critics and actor.
-        max_grad_norm: bound on the combined gradient; None for none.
-        clip: what it bounds: "network", the whole of it, or "task", the shared part and each task's own.
         discount: γ, below 1.
-        tau: the share of the critics in each update of their targets.
         initial_temperature: of the one that all tasks share.
         target_entropy: in nats; None for minus half the number of action dimensions.
-        value_bins, value_limit: of the critics' distributions: values from minus the limit to the limit.
-        gradient_scope: which parameters' gradients are combined: "shared" or "all".
+
+    The others are those of `MultiTaskSAC`.
     """
 
     def __init__(

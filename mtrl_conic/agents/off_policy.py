@@ -9,14 +9,12 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from mtrl_conic.agents.estimates import FLOAT, multiplications, weight_bytes
 from mtrl_conic.agents.protocol import Agent, Setting, Transition
 from mtrl_conic.agents.replay import Batch, ReplayBuffer
-from mtrl_conic.networks.protocol import Network, layout_of, shared_weights
+from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import whole
-
-_FLOAT = 4  # bytes
-_COPIES = 4  # of each parameter: itself, its gradient, Adam's two moments
 
 
 class OffPolicyAgent(Agent):
@@ -90,7 +88,7 @@ class OffPolicyAgent(Agent):
         return -(-updates // self.updates_per_step) * self.steps_per_decision
 
     def first_update(self, setting: Setting) -> int:
-        return self.warmup_steps
+        return self.warmup_steps + 1
 
     def check(self, setting: Setting) -> None:
         if setting.num_envs_per_task > self.capacity_per_task:
@@ -101,13 +99,9 @@ class OffPolicyAgent(Agent):
 
     def needs(self, setting: Setting) -> dict[str, int]:
         values = 2 * setting.observation_size + setting.action_size + 2  # of a transition
-        row = math.prod(setting.cells) * values * _FLOAT
-        networks = self.networks_for(setting)
-        weights = {name: layout_of(nets).size * _COPIES * _FLOAT for name, nets in networks.items()}
-        capacity, batch = self.capacity_per_task * row, self.batch_size_per_task * row
-        return weights | {"capacity_per_task": capacity, "batch_size_per_task": batch}
+        row = math.prod(setting.cells) * values * FLOAT
+        weights, batch = weight_bytes(self.networks_for(setting)), self.batch_size_per_task * row
+        return weights | {"capacity_per_task": self.capacity_per_task * row, "batch_size_per_task": batch}
 
     def work(self, setting: Setting) -> float:
-        """Of the shared layers of the largest network, which are nearly all of it."""
-        largest = max(shared_weights(networks[0]) for networks in self.networks_for(setting).values())
-        return math.prod(setting.cells) * self.batch_size_per_task * largest
+        return multiplications(self.networks_for(setting), math.prod(setting.cells) * self.batch_size_per_task)

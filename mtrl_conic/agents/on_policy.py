@@ -6,13 +6,13 @@ import math
 from abc import abstractmethod
 from typing import ClassVar
 
+from mtrl_conic.agents.estimates import FLOAT, multiplications, weight_bytes
 from mtrl_conic.agents.protocol import Agent, Setting
 from mtrl_conic.agents.rollout import Rollout
-from mtrl_conic.networks.protocol import Network, layout_of, shared_weights
+from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.validation import whole
 
-_FLOAT, _INDEX = 4, 8  # bytes
-_COPIES = 4  # of the weights: themselves, their gradient, Adam's two moments
+_INDEX = 8  # bytes
 
 
 class OnPolicyAgent(Agent):
@@ -70,11 +70,9 @@ class OnPolicyAgent(Agent):
     def needs(self, setting: Setting) -> dict[str, int]:
         rows = math.prod(setting.cells) * setting.num_envs_per_task * self.rollout_steps
         values = 2 * setting.observation_size + setting.action_size + 4  # of a row
-        weights = {name: layout_of(nets).size * _COPIES * _FLOAT for name, nets in self.networks_for(setting).items()}
-        return weights | {"rollout_steps": rows * values * _FLOAT, "epochs": self.epochs * rows * _INDEX}
+        weights = weight_bytes(self.networks_for(setting))
+        return weights | {"rollout_steps": rows * values * FLOAT, "epochs": self.epochs * rows * _INDEX}
 
     def work(self, setting: Setting) -> float:
-        """Of the shared layers of the largest network, which are nearly all of it."""
-        largest = max(shared_weights(networks[0]) for networks in self.networks_for(setting).values())
-        rows = self.rollout_steps * setting.num_envs_per_task // self.minibatches
-        return math.prod(setting.cells) * rows * largest
+        rows = math.prod(setting.cells) * setting.num_envs_per_task * self.rollout_steps // self.minibatches
+        return multiplications(self.networks_for(setting), rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +69,8 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
         advantages: normalised per "task", over "all" tasks, or "none".
         gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
+
+    changeable: ClassVar[tuple[str, ...]] = ("anneal_steps",)
 
     def __init__(
         self,

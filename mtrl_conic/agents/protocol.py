@@ -97,6 +97,7 @@ class Agent(ABC):
 
     Attributes:
         networks: the names of the networks that have a combiner.
+        changeable: hyperparameters that a resumed run may change.
         overlaps: updates are made while the environments step: after `explore`, before `observe`. Otherwise they are
             made after `observe`, and the environments wait.
         capturable: an update can be recorded as a CUDA graph: it reads nothing back to the host. Set by `setup`.
@@ -107,6 +108,7 @@ class Agent(ABC):
     """
 
     networks: ClassVar[tuple[str, ...]] = ()
+    changeable: ClassVar[tuple[str, ...]] = ()
     overlaps: ClassVar[bool] = True
     capturable: bool = False
     device: torch.device
@@ -209,7 +211,7 @@ class Agent(ABC):
         """
 
     def first_update(self, setting: Setting) -> int:
-        """Environment steps per task before the first update; a run of no more learns nothing."""
+        """Environment steps per task that a run must have for an update."""
         return 0
 
     def needs(self, setting: Setting) -> dict[str, int]:

@@ -11,7 +11,7 @@ from mtrl_conic.system import validation
 
 _RIDGE = 1e-10  # on the diagonal of the cosines, as for NashMTL: without a direction for all tasks there is no solution
 _REACH = 10.0  # the factor by which an iteration aims to bring a condition nearer
-_SETTLED = 1e-10  # relative error of a condition that ends the iterations
+_SETTLED = 1e-5  # a whole step that is shorter, relative to y, ends the iterations: the next would be its square
 
 
 class FairGrad(SolverCombiner):
@@ -73,12 +73,6 @@ def fair_shares(matrix: Tensor, log_target: Tensor, alpha: float) -> Tensor:
     for _ in range(2 * ITERATIONS):
         slope = times(matrix, value)
         ratio = (alpha * (log_target - slack.log())).exp() / value
-        if may_look(matrix):
-            off = torch.maximum((ratio - 1).abs(), (slope / slack - 1).abs())
-            now = off.amax(1, keepdim=True) <= _SETTLED
-            settled = now if settled is None else settled | now
-            if bool(settled.all()):
-                break
         products = value * slack
         system = alpha * matrix * value * value.mT
         system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
@@ -88,4 +82,9 @@ def fair_shares(matrix: Tensor, log_target: Tensor, alpha: float) -> Tensor:
         length = step_length(torch.minimum(step, slack_step))
         value = unless(settled, value * (1 + length * step), value)
         slack = unless(settled, slack * (1 + length * slack_step), slack)
+        if may_look(matrix):
+            now = torch.maximum(step.abs(), slack_step.abs()).amax(1, keepdim=True) <= _SETTLED
+            settled = now if settled is None else settled | now
+            if bool(settled.all()):
+                break
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from mtrl_conic.envs.shared import WorkerAssignment, WorkerError, WorkerMemory
 from mtrl_conic.system.foreign import FAILURES
 
 
-class NamedWork:
+class NamedWork(ABC):
     """Runs methods by name, and says which environment was at work when one fails."""
 
     def __init__(self, assignment: WorkerAssignment, arrays: WorkerMemory) -> None:
@@ -39,9 +40,9 @@ class NamedWork:
             others = f" (and of {len(failures) - 1} more)" if len(failures) > 1 else ""
             print(f"warning: {failures[0]}{others}", file=sys.stderr, flush=True)
 
+    @abstractmethod
     def _each(self) -> Iterator[Any]:
         """What holds an environment as `env`, one after the other, with a note of who is at work."""
-        raise NotImplementedError
 
     def _tell(self, operation: str, error: BaseException) -> str:
         line = traceback.format_exception_only(error)[-1].strip()

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from mtrl_conic.runs.files import WriteError, check_disk, write_whole
 from mtrl_conic.runs.lock import RunLocked, lock
+from mtrl_conic.settings.changeable import of_agent
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.settings.threads import recorded_threads, threads_of
@@ -77,7 +78,7 @@ def _fresh_name(config: TrainConfig) -> Path:
 
 
 def _record(config: TrainConfig, run_dir: Path) -> None:
-    _note_schedule(config, run_dir / "config.yaml")
+    _note_agent(config, run_dir / "config.yaml")
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     path = run_dir / "provenance.json"
     pieces = _pieces(path)
@@ -86,13 +87,15 @@ def _record(config: TrainConfig, run_dir: Path) -> None:
     write_whole(path, json.dumps({"pieces": pieces}, indent=2) + "\n")
 
 
-def _note_schedule(config: TrainConfig, path: Path) -> None:
-    """Say of a run that goes on with another schedule of the learning rate that it jumps here."""
+def _note_agent(config: TrainConfig, path: Path) -> None:
+    """Say of a run that goes on with another agent's setting that it is not that of one which had it all along."""
     if not path.exists():
         return
-    before, now = OmegaConf.select(OmegaConf.load(path), "agent.anneal_steps"), config.agent.get("anneal_steps")
-    if before != now:
-        print(f"agent.anneal_steps: {now}, {before} before: the learning rate jumps here", file=sys.stderr)
+    stored = OmegaConf.load(path)
+    for key in of_agent(config.agent):
+        before, now = OmegaConf.select(stored, f"agent.{key}"), config.agent.get(key)
+        if before != now:
+            print(f"agent.{key}: {now} from here on, {before} before", file=sys.stderr)
 
 
 def _pieces(path: Path) -> list[dict[str, Any]]:

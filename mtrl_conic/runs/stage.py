@@ -13,7 +13,8 @@ from typing import Any
 from mtrl_conic.runs.checkpoint import Checkpoints
 from mtrl_conic.runs.lock import RunLocked, lock
 from mtrl_conic.runs.records import read_records
-from mtrl_conic.settings.compose import is_changeable, load_stored, refusal, typed
+from mtrl_conic.settings.changeable import is_changeable, refusal
+from mtrl_conic.settings.compose import load_stored, typed
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.parts import with_defaults
 from mtrl_conic.settings.schema import TrainConfig
@@ -132,12 +133,12 @@ def _clear(run_dir: Path) -> None:
 def _check_same(config: TrainConfig, run_dir: Path) -> None:
     before = typed(load_stored(run_dir))
     if before.combiner.get("_target_") != config.combiner.get("_target_"):
-        raise ConfigError(f"{run_dir}: {refusal('combiner', config.combiner_name, before.combiner_name)}")
+        raise ConfigError(f"{run_dir}: {refusal('combiner', config.combiner_name, before.combiner_name, before.agent)}")
     stored, wanted = (dict(_flat(_whole(each))) for each in (before, config))
     for key in [*wanted, *(key for key in stored if key not in wanted)]:
-        compared = key != "run_dir" and not key.startswith("choices.") and not is_changeable(key)
+        compared = key != "run_dir" and not key.startswith("choices.") and not is_changeable(key, before.agent)
         if compared and stored.get(key) != wanted.get(key):
-            raise ConfigError(f"{run_dir}: {refusal(key, wanted.get(key), stored.get(key))}")
+            raise ConfigError(f"{run_dir}: {refusal(key, wanted.get(key), stored.get(key), before.agent)}")
 
 
 def _whole(config: TrainConfig) -> dict[str, Any]:

@@ -17,24 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_conic.settings import explain, older, paths
 from mtrl_conic.settings.aliases import shortened
+from mtrl_conic.settings.changeable import MISSING, is_changeable, refusal
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.overrides import GROUPS, as_hydra_has_them, parse, quote
 from mtrl_conic.settings.schema import TrainConfig, validate, with_typed_vector
 
 CONFIG_DIR = paths.CONFIG_DIR
-
-# What `resume` may change; a name that ends in a dot stands for all settings below it.
-CHANGEABLE = (
-    "steps_per_task",
-    "device",
-    "threads",
-    "cuda_graphs",
-    "env.workers",
-    "eval.",
-    "max_wall_seconds",
-    "logger",
-    "agent.anneal_steps",
-)
 
 
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:
@@ -58,7 +46,7 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
 
 
 def resume_config(folder: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:
-    """The stored settings of a run with the changes that `CHANGEABLE` allows; `config_dirs` need only exist.
+    """The stored settings of a run with the changes that `changeable` allows; `config_dirs` need only exist.
 
     Raises:
         ConfigError: the stored settings cannot be read, or an override differs from them elsewhere.
@@ -210,39 +198,25 @@ def clear_errors(overrides: Sequence[str], config_dirs: Sequence[str]) -> Iterat
         raise ConfigError(_explain_composition(error, overrides, config_dirs)) from error
 
 
-def is_changeable(key: str) -> bool:
-    """Whether `resume` may change the setting."""
-    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE)
-
-
-def refusal(key: str, value: Any, stored: Any) -> str:
-    """The line that refuses another value than the stored one."""
-    names = ", ".join(name + "*" if name.endswith(".") else name for name in CHANGEABLE)
-    has = "" if stored is _MISSING else f", the run has {stored}"
-    return f"{key}={value}: cannot change on resume{has}; only {names} can"
-
-
 def _change(stored: DictConfig, key: str, value: Any) -> None:
-    if is_changeable(key):
-        if OmegaConf.select(stored, key, default=_MISSING) is _MISSING and key not in explain.known_keys():
+    agent = stored.get("agent") or {}
+    if is_changeable(key, agent):
+        if OmegaConf.select(stored, key, default=MISSING) is MISSING and key not in explain.known_keys():
             raise ConfigError(explain.unknown_key(key))
         OmegaConf.update(stored, key, value, force_add=True)
         return
     chosen = _is_choice(key)
-    current = stored.choices.get(key, _MISSING) if chosen else OmegaConf.select(stored, key, default=_MISSING)
-    if current is _MISSING and not chosen:
+    current = stored.choices.get(key, MISSING) if chosen else OmegaConf.select(stored, key, default=MISSING)
+    if current is MISSING and not chosen:
         raise ConfigError(_unknown_in_run(key, stored))
     if current != value:
-        raise ConfigError(refusal(key, value, current))
+        raise ConfigError(refusal(key, value, current, agent))
 
 
 def _unknown_in_run(key: str, stored: DictConfig) -> str:
     plain = OmegaConf.to_container(stored)
     assert isinstance(plain, dict)
     return explain.unknown_key(key, {str(name): value for name, value in plain.items()}, stored.choices)
-
-
-_MISSING = object()
 
 
 def _accept_whole_floats(plain: Any, schema: Any) -> None:

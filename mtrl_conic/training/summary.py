@@ -24,7 +24,7 @@ def too_short(config: TrainConfig) -> str | None:
     first = config.make_agent().first_update(config.setting())
     if config.steps_per_task >= first:
         return None
-    return f"warning: steps_per_task={config.steps_per_task}: nothing is learnt, the first update is at step {first}"
+    return f"warning: steps_per_task={config.steps_per_task}: nothing is learnt, an update takes {first} steps at least"
 
 
 def summary(run_dir: Path) -> str:

@@ -27,6 +27,14 @@ from mtrl_conic.training.seed_watch import SeedWatch
 from mtrl_conic.training.summary import episodes as in_words
 from mtrl_conic.training.transfer import StepTransfer
 
+_UNFITTING = (
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)  # what a state of other settings may raise
+
 
 class AllHaltedError(RuntimeError):
     """No seed of the run learns any more."""
@@ -276,9 +284,6 @@ class Trainer:
     def _passed(self, every: int) -> bool:
         """Whether the last vector step reached a multiple of `every`."""
         return self.step // every > (self.step - self.config.vector.steps_per_decision) // every
-
-
-_UNFITTING = (LookupError, RuntimeError, TypeError, ValueError, AttributeError)
 
 
 def _unfitting(state: dict[str, Any], error: Exception) -> CheckpointError:
