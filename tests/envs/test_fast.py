@@ -22,6 +22,9 @@ from mtrl_conic.envs.shipped import task_class
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant.s. may be too high")
 
+MOVING = ("door-open-v3", "drawer-close-v3", "peg-insert-side-v3", "plate-slide-v3")  # their resets move bodies
+OTHERS = [task for task in all_tasks() if task not in MOVING]
+
 
 def random_actions(task, seed):
     generator = np.random.default_rng(seed)
@@ -108,6 +111,52 @@ def test_kept_resets_cannot_be_changed_from_outside():
     env.reset(0)[:] = 0
     env.step(np.ones(4, dtype=np.float32)).observation[:] = 0
     np.testing.assert_array_equal(env.reset(0), first)
+
+
+def episode(env, goal, between=lambda: None):
+    """Observations, rewards and successes of thirty steps and of ten more from a state in their midst."""
+    act, rows = random_actions("", goal), [np.hstack((env.reset(goal), 0, 0))]
+    for number in range(30):
+        between()
+        if number == 15:
+            state = env.get_state()
+        step = env.step(act(None).astype(np.float32))
+        rows.append(np.hstack((step.observation, step.reward, step.success)))
+    between()
+    env.set_state(state)
+    for _ in range(10):
+        between()
+        step = env.step(act(None).astype(np.float32))
+        rows.append(np.hstack((step.observation, step.reward, step.success)))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("task", [*MOVING, *(pytest.param(task, marks=pytest.mark.slow) for task in OTHERS)])
+def test_environments_that_share_a_model_play_as_each_would_alone(task):
+    spec = MetaWorldSpec((task,), draw_goals((task,), 1, 8))
+    alone = episode(spec.make(0), 2)
+    first, second = spec.make(0), spec.make(0)
+    assert first.model is second.model
+    second.reset(5)
+    goals = iter([5, 7] * 21)
+
+    def other_moves():
+        second.step(np.ones(4, dtype=np.float32))
+        second.reset(next(goals))
+
+    np.testing.assert_array_equal(episode(first, 2, other_moves), alone)
+
+
+def test_a_shared_model_goes_with_the_last_of_its_environments():
+    spec = make_spec(("reach-v3",), 1)
+    first, second = spec.make(0), spec.make(0)
+    gone = weakref.ref(first.env.fast_shared)
+    del first
+    gc.collect()
+    assert gone() is second.env.fast_shared
+    del second
+    gc.collect()
+    assert gone() is None
 
 
 def simulations(monkeypatch):

@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import Any, cast
 
 from mtrl_conic.envs.fast import exact, rewards
-from mtrl_conic.envs.fast.mixin import FastMixin
+from mtrl_conic.envs.fast.sharing import SharingMixin
 
 # What a task's module calls its helpers, and what stands in for them.
 _HELPERS = {
@@ -51,7 +51,7 @@ def _rebound(member: Any, namespace: dict[str, Any]) -> Any:
 @cache
 def fast_class(shipped: type) -> Any:
     """The fast subclass of an official environment class, for `FastTaskEnv`."""
-    made = _subclass(shipped, FastMixin, _HELPERS)
+    made = _subclass(shipped, SharingMixin, _HELPERS)
     made.__name__ = f"Fast{shipped.__name__}"
     return made
 
