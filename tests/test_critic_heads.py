@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from mtrl_conic.agents.critic_heads import CategoricalHead, ScalarHead
 from mtrl_conic.agents.protocol import Transition
-from mtrl_conic.agents.reward_scales import ReturnScale
+from mtrl_conic.agents.reward_scales import DeviationScale, ReturnScale
 from mtrl_conic.settings.compose import compose_config
 
 E, S, K, B = 2, 3, 2, 5
@@ -71,6 +72,25 @@ def test_rewards_are_scaled_by_the_largest_return_of_their_task():
     again = ReturnScale((1, 2, 1), discount=0.5, limit=10.0)
     again.load_state_dict(scale.state_dict())
     assert torch.equal(again(torch.ones(1, 2, 3)), found)
+
+
+def test_rewards_are_scaled_by_the_running_deviation_of_their_task():
+    scale, nothing = DeviationScale((1, 2), step=0.1), torch.zeros(1, 2, 3, 0)
+    rewards = np.random.default_rng(0).normal([[[1.0], [-30.0]]], [[[2.0], [50.0]]], (40, 2, 3))
+    wanted = []
+    for task in range(2):
+        mean, variance = 0.0, 1.0
+        for reward in rewards[:, task].ravel():
+            mean = 0.9 * mean + 0.1 * reward
+            variance = 0.9 * variance + 0.1 * (reward - mean) ** 2
+        wanted.append(1 / np.sqrt(variance))
+    for reward in torch.from_numpy(rewards).float():
+        flags = torch.ones(1, 2, 3)
+        scale.observe(Transition(nothing, nothing, reward[None], nothing, flags, flags))
+    again = DeviationScale((1, 2))
+    again.load_state_dict(scale.state_dict())
+    for each in (scale, again):
+        np.testing.assert_allclose(each(torch.ones(1, 2, 1)).flatten(), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("setting", ["critic_head=two", "value_bins=1", "value_limit=0", "normalise_returns=3"])

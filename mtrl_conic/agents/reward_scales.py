@@ -11,7 +11,7 @@ from torch import Tensor
 from mtrl_conic.agents.protocol import Transition
 from mtrl_conic.agents.temperature import Temperatures
 
-_LEAST = 1e-8  # of the largest return, before there is one
+_LEAST = 1e-8  # of the largest return, before there is one, and beside a deviation
 _LEAST_SHARE, _LONGEST = 1e-3, 10_000  # of a return: what its last rewards are at least worth, and its steps
 
 
@@ -85,6 +85,38 @@ class ReturnScale:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._running.copy_(state["running"])
         self._largest.copy_(state["largest"])
+
+
+class DeviationScale:
+    """Rewards divided by the running deviation of their task's, and not moved.
+
+    Mean and variance move by a thousandth per reward, the variance by the square of its distance from the new mean; they
+    start at 0 and 1. So did the code base that the papers from PCGrad on measured with, which scaled a reward when it
+    came; here the replay keeps it as it was, and it is scaled by the present deviation when it is learned from.
+
+    Args:
+        cells: S, K.
+        step: the share of a reward in the moments.
+    """
+
+    def __init__(self, cells: tuple[int, int], device: torch.device | str = "cpu", step: float = 1e-3) -> None:
+        self.step = step
+        self._mean, self._variance = torch.zeros(cells, device=device), torch.ones(cells, device=device)
+
+    def observe(self, transition: Transition) -> None:
+        for reward in transition.reward.unbind(2):  # one environment after another
+            self._mean.lerp_(reward, self.step)
+            self._variance.lerp_((reward - self._mean).square(), self.step)
+
+    def __call__(self, reward: Tensor) -> Tensor:
+        return reward / (self._variance.sqrt() + _LEAST).unsqueeze(-1).to(reward.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self._mean, "variance": self._variance}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._mean.copy_(state["mean"])
+        self._variance.copy_(state["variance"])
 
 
 class SoftReturnScale:

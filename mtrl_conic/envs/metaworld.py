@@ -34,6 +34,8 @@ class MetaWorld(Environments):
         fast: the fast path, with the same arithmetic; False for the official classes as shipped.
         goal_seed: of the 50 goals per task.
         reward_version: "v2" or "v1".
+        num_goals: how many of them are used, the first ones, in training and in evaluations.
+        episode_length: steps of an episode, in training and in evaluations.
     """
 
     least_memory = 1 << 20
@@ -46,6 +48,8 @@ class MetaWorld(Environments):
         fast: bool = True,
         goal_seed: int = 0,
         reward_version: str = "v2",
+        num_goals: int = NUM_GOALS,
+        episode_length: int = HORIZON,
     ) -> None:
         self._benchmark = choice("benchmark", benchmark, ("mt1", *BENCHMARKS))
         self._fast = flag("fast", fast)
@@ -60,20 +64,28 @@ class MetaWorld(Environments):
             self._drawn = benchmark_tasks(benchmark)
             self.tasks = chosen_tasks(tasks, self._drawn, benchmark)
         self.observation_size, self.action_size = OBSERVATION_SIZE, ACTION_SIZE
-        self.horizon, self.num_goals = HORIZON, NUM_GOALS
+        self.horizon = whole("episode_length", episode_length, 1, HORIZON)
+        self.num_goals = whole("num_goals", num_goals, 1, NUM_GOALS)
 
     def setup(self) -> MetaWorldSpec:
         """Draw the goals, which takes seconds."""
         last = max(self._drawn.index(task) for task in self.tasks)
         drawn = self._drawn[: last + 1]  # goals depend on those of the tasks before
         goals = dict(zip(drawn, draw_goals(drawn, self._goal_seed), strict=True))
-        return MetaWorldSpec(self.tasks, tuple(goals[task] for task in self.tasks), self._reward_version, self._fast)
+        chosen = tuple(goals[task][: self.num_goals] for task in self.tasks)
+        return MetaWorldSpec(self.tasks, chosen, self._reward_version, self._fast, horizon=self.horizon)
 
     def title(self, name: str) -> str:
         """A heading such as "MT10, Meta-World V3, reward v2, goal seed 0"."""
         only = list(self.tasks) if len(self.tasks) <= 3 else [f"{len(self.tasks)} tasks"] if self._is_part else []
         reward, seed = f"reward {self._reward_version}", f"goal seed {self._goal_seed}"
-        return ", ".join([name.upper(), *only, "Meta-World V3", reward, seed])
+        return ", ".join([name.upper(), *only, "Meta-World V3", reward, seed, *self._departures()])
+
+    def _departures(self) -> list[str]:
+        """What is not Meta-World's own, in a few words each."""
+        goals = f"{self.num_goals} goal{'s' if self.num_goals > 1 else ''}"
+        departs = {goals: self.num_goals != NUM_GOALS, f"{self.horizon} steps": self.horizon != HORIZON}
+        return [words for words, does in departs.items() if does]
 
     @property
     def _is_part(self) -> bool:
@@ -82,11 +94,14 @@ class MetaWorld(Environments):
     def file_name(self, name: str) -> str:
         """The same for the name of a folder, such as "mt10_v2_goals0"."""
         only = self.tasks if self._benchmark == "mt1" else [f"{len(self.tasks)}_tasks"] if self._is_part else []
-        return "_".join([name, *only, self._reward_version, f"goals{self._goal_seed}"])
+        departs = [words.replace(" ", "_") for words in self._departures()]
+        return "_".join([name, *only, self._reward_version, f"goals{self._goal_seed}", *departs])
 
     def facts(self) -> list[str]:
         """Reward, goals, lengths and sizes."""
-        goals = f"{NUM_GOALS} goals per task (goal seed {self._goal_seed}), one drawn at each reset of training"
+        count = "one goal" if self.num_goals == 1 else f"{self.num_goals} goals"
+        drawn = "in training and evaluation" if self.num_goals == 1 else "one drawn at each reset of training"
+        goals = f"{count} per task (goal seed {self._goal_seed}), {drawn}"
         return [f"reward {self._reward_version}", goals, *super().facts()[1:]]
 
     def drawn_by_mujoco(self) -> bool:
@@ -162,9 +177,10 @@ class MetaWorldSpec:
 
     Args:
         tasks: K names such as "reach-v3".
-        goals: an array [50, n] for each task.
+        goals: an array [G, n] for each task.
         reward_version: "v2" (default) or "v1".
         fast: the fast path, with the same arithmetic; False for the official classes as shipped.
+        horizon: steps of an episode.
     """
 
     tasks: tuple[str, ...]
@@ -174,12 +190,16 @@ class MetaWorldSpec:
     observation_size: int = OBSERVATION_SIZE
     action_size: int = ACTION_SIZE
     horizon: int = HORIZON
-    num_goals: int = NUM_GOALS
+
+    @property
+    def num_goals(self) -> int:
+        """G."""
+        return len(self.goals[0])
 
     def make(self, task: int) -> TaskEnv:
         """Build the environment of task number `task`."""
         _warn_instead_of_logging()
-        arguments = (self.tasks[task], self.goals[task], self.reward_version)
+        arguments = (self.tasks[task], self.goals[task], self.reward_version, self.horizon)
         if not self.fast:
             return ShippedTaskEnv(*arguments)
         from mtrl_conic.envs.fast import FastTaskEnv

@@ -34,17 +34,19 @@ class ShippedTaskEnv:
 
     Args:
         task: a name such as "reach-v3".
-        goals: [50, n], the vectors that `set_task` takes.
+        goals: [G, n], the vectors that `set_task` takes.
         reward_version: "v2" or "v1".
+        horizon: steps after which the vector ends an episode.
     """
 
     observation_size = OBSERVATION_SIZE
     action_size = ACTION_SIZE
-    horizon = HORIZON
-    num_goals = NUM_GOALS
 
-    def __init__(self, task: str, goals: NDArray[np.float64], reward_version: str = "v2") -> None:
+    def __init__(
+        self, task: str, goals: NDArray[np.float64], reward_version: str = "v2", horizon: int = HORIZON
+    ) -> None:
         self.task, self.goals = task, goals
+        self.horizon, self.num_goals = horizon, len(goals)
         self.env = self._make(task_class(task), reward_version)
         # The shipped step refuses to run past 500; here the vector truncates.
         self.env.max_path_length = sys.maxsize

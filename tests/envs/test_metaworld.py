@@ -16,6 +16,7 @@ from mtrl_conic.envs.metaworld import (
     draw_goals,
     make_spec,
 )
+from mtrl_conic.envs.vector import VectorEnv
 
 MT10_NAMES = (
     *("reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close", "button-press-topdown"),
@@ -115,6 +116,8 @@ def test_a_subset_has_the_goals_of_the_whole_benchmark(spec):
         ({"benchmark": "mt1", "task": 3}, "task must be a Meta-World V3 task, not 3"),
         ({"benchmark": "mt10", "tasks": ["rech-v3"]}, "tasks must be of mt10, not 'rech-v3'; the closest are reach-v3"),
         ({"benchmark": "mt10", "reward_version": "v3"}, "reward_version must be one of v1, v2, not 'v3'"),
+        ({"benchmark": "mt10", "num_goals": 51}, "num_goals must be at most 50, not 51"),
+        ({"benchmark": "mt10", "episode_length": 0}, "episode_length must be a whole number of at least 1, not 0"),
     ],
     ids=str,
 )
@@ -129,6 +132,31 @@ def test_titles_tell_a_part_from_the_whole():
     assert MetaWorld("mt10", tasks=MT10[:5]).title("mt10").startswith("MT10, 5 tasks, Meta-World V3")
     assert MetaWorld("mt10", tasks=MT10[:5]).file_name("mt10") == "mt10_5_tasks_v2_goals0"
     assert MetaWorld("mt1", task="push-v3", goal_seed=2).file_name("mt1") == "mt1_push-v3_v2_goals2"
+
+
+def test_fewer_goals_and_shorter_episodes_are_named():
+    fixed = MetaWorld("mt10", num_goals=1, episode_length=150)
+    assert fixed.title("mt10") == "MT10, Meta-World V3, reward v2, goal seed 0, 1 goal, 150 steps"
+    assert fixed.file_name("mt10") == "mt10_v2_goals0_1_goal_150_steps"
+    assert "one goal per task (goal seed 0), in training and evaluation" in fixed.facts()
+    assert "episodes of 150 steps" in fixed.facts()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_fixed_goal_is_the_first_one_in_training_and_evaluation(spec, fast):
+    fixed = MetaWorld("mt10", tasks=["push-v3"], goal_seed=5, fast=fast, num_goals=1, episode_length=3).setup()
+    np.testing.assert_array_equal(fixed.goals[0], spec.goals[MT10.index("push-v3")][:1])
+    first = fixed.make(0).reset(0).astype(np.float32)
+    for goals in ("random", "in_turn"):
+        with VectorEnv(fixed, seeds=[0], num_envs_per_task=2, workers=0, goals=goals) as vector:
+            starts = [vector.reset().copy()]
+            for number in range(6):
+                step = vector.step(np.full((1, 1, 2, 4), 0.3, dtype=np.float32))
+                assert step.truncated.all() == (number in (2, 5))
+                if step.truncated.all():
+                    starts.append(step.observation.copy())
+        for start in starts:
+            np.testing.assert_array_equal(start, np.broadcast_to(first, (1, 1, 2, 39)))
 
 
 def test_drawing_goals_leaves_numpys_stream_alone_and_depends_on_the_seed():

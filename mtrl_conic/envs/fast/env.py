@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvStep, State
 from mtrl_conic.envs.fast.rebind import fast_class
-from mtrl_conic.envs.shipped import ShippedTaskEnv
+from mtrl_conic.envs.shipped import HORIZON, ShippedTaskEnv
 
 
 class _Resets(dict[int, tuple[NDArray[np.float64], State]]):
@@ -29,8 +29,10 @@ class FastTaskEnv(ShippedTaskEnv):
     in this process. Those share one MuJoCo model, into which each puts what its goal has moved before it goes on.
     """
 
-    def __init__(self, task: str, goals: NDArray[np.float64], reward_version: str = "v2") -> None:
-        super().__init__(task, goals, reward_version)
+    def __init__(
+        self, task: str, goals: NDArray[np.float64], reward_version: str = "v2", horizon: int = HORIZON
+    ) -> None:
+        super().__init__(task, goals, reward_version, horizon)
         self._shared = self.env.fast_shared
         self._moved = self._shared.moved()
         key = (task, reward_version, goals.shape, goals.dtype.str, goals.tobytes())
