@@ -90,9 +90,9 @@ class ReturnScale:
 class DeviationScale:
     """Rewards divided by the running deviation of their task's, and not moved.
 
-    Mean and variance move by a thousandth per reward, the variance by the square of its distance from the new mean; they
-    start at 0 and 1. So did the code base that the papers from PCGrad on measured with, which scaled a reward when it
-    came; here the replay keeps it as it was, and it is scaled by the present deviation when it is learned from.
+    Mean and variance move by a thousandth per reward, the variance by the square of its distance from the new mean.
+    They start at 0 and 1. So did the code base that the papers from PCGrad on measured with, which scaled a reward when
+    it came; here the replay keeps it as it was, and it is scaled by the present deviation when it is learned from.
 
     Args:
         cells: S, K.
