@@ -95,7 +95,7 @@ def measure(overrides: Sequence[str], rounds: int) -> float:
     """Seconds per step of the training vector with random actions; the first resets to each goal come before."""
     config = compose_config(overrides)
     with training_vector(config, make_spec(config.make_environments(), config.workers)) as envs:
-        reset_warm(envs)
+        reset_warm(envs, config.workers)
         return in_turns({"bare": RandomSteps(envs, _STEPS)}, rounds)["bare"] / _STEPS
 
 

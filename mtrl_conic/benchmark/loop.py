@@ -123,7 +123,7 @@ def _parts(trainer: Trainer) -> tuple[int, dict[str, Callable[[], object]]]:
     With an agent that makes environments wait for its updates these are all the steps between updates: collecting
     fills the memory, which the updates then use up.
     """
-    trainer.observation = trainer.transfer.observation(reset_warm(trainer.envs))
+    trainer.observation = trainer.transfer.observation(reset_warm(trainer.envs, trainer.config.workers))
     _step_until_updated(trainer)
     between = _step_until_updated(trainer)
     overlaps = trainer.agent.overlaps

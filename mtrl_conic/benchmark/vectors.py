@@ -7,12 +7,18 @@ from numpy.typing import NDArray
 
 from mtrl_conic.envs.vector import VectorEnv
 
-_OFTEN = 6  # times as many resets as goals: of 400 goals one has not come by then
+_OFTEN = 8  # times as many draws as goals: of 3,000 goals one has not come by then
 
 
-def reset_warm(envs: VectorEnv) -> NDArray[np.float32]:
-    """Have nearly all goals simulated, which a worker does at the first reset to each; the observations to act on."""
-    for _ in range(_OFTEN * envs.spec.num_goals):
+def reset_warm(envs: VectorEnv, workers: int) -> NDArray[np.float32]:
+    """Have nearly all goals simulated, which a worker does at the first reset to each; the observations to act on.
+
+    Args:
+        envs: whose goals are random.
+        workers: of the vector; each draws for its own environments of a task.
+    """
+    of_a_worker = max(envs.shape[0] * envs.shape[2] // max(workers, 1), 1)
+    for _ in range(-(-_OFTEN * envs.spec.num_goals // of_a_worker)):
         observation = envs.reset()
     return observation
 
