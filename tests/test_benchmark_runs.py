@@ -237,15 +237,18 @@ def test_a_command_that_fails_is_one_line(capfd):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_command_and_leaves_nothing(number, tmp_path):
-    line = [sys.executable, "-m", "mtrl_conic.benchmark", "command", "experiment=smoke", "env=toy"]
+    program = (
+        "import sys; from mtrl_conic.benchmark import __main__, command; "
+        "command.in_a_process = lambda *_: 1.0; sys.exit(__main__.main(sys.argv[1:]))"
+    )
     process = subprocess.Popen(
-        [*line, "steps=1000000", "rounds=1"],
+        [sys.executable, "-c", program, "command", "experiment=smoke", "env=toy", "steps=1000000"],
         env=environment() | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: list(tmp_path.glob("*/run/checkpoints/step_*.pt")), process)
+    wait_for(lambda: list(tmp_path.glob("*/run/checkpoints/step_*.pt")), process, 200)
     process.send_signal(number)
     errors = process.communicate(timeout=100)[1]
     assert process.returncode == 130
