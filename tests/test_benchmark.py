@@ -7,7 +7,6 @@ import torch
 
 from mtrl_conic.benchmark import growth, networks, peers
 from mtrl_conic.benchmark.__main__ import main
-from mtrl_conic.benchmark.updates import filled_replay
 from mtrl_conic.settings.compose import compose_config
 
 
@@ -26,6 +25,13 @@ from mtrl_conic.settings.compose import compose_config
         (["updates", "env=mt11"], ["mt11", "mt10"]),
         (["networks", "picture=/nonexistent/x.png"], ["picture=/nonexistent"]),
         (["updates", "json=/nonexistent/x.json"], ["json=/nonexistent"]),
+        (["envs", "env=toy"], ["env=toy", "mt10"]),
+        (["env=toy"], ["env=toy", "mt10"]),
+        (["updates", "experiment=nope"], ["experiment=nope", "fast"]),
+        (["envs", "experiment=fast"], ["experiment=fast", "updates", "command"]),
+        (["loop", "experiment=fast", "env=toy"], ["env.horizon=200", "50"]),
+        (["command", "steps=0"], ["steps=0", "at least 1"]),
+        (["loop", "steps=100"], ["steps=100", "command"]),
         (["updates", "--rounds=3"], ["--rounds", "key=value"]),
     ],
 )
@@ -57,7 +63,7 @@ def test_peers_make_the_same_update():
     """With the mean loss and with ten backward passes the plain agent gets the same gradients."""
     config = compose_config(["env=toy", "combiner=ls", "agent.max_grad_norm=1e9"])
     sizes = (3, 6, 2)
-    replay = filled_replay(config, sizes)
+    replay = peers.filled_replay(config, sizes)
     batch = replay.sample(16)
     agents = []
     for fill in (peers.mean_loss(), peers.backward_per_task(config, sizes[0]), peers.torchjd_backward("Mean")):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from mtrl_conic.networks.protocol import Network, layout_of, shared_weights
+from mtrl_conic.networks.protocol import Network, layout_of, shared_matrices, shared_weights
 
 FLOAT = 4  # bytes
 _COPIES = 4  # of each weight: itself, its gradient, Adam's two moments
@@ -20,3 +21,39 @@ def weight_bytes(networks: NetworksBy) -> dict[str, int]:
 def multiplications(networks: NetworksBy, rows: int) -> float:
     """Those of a forward pass of the largest network in the layers that tasks share, which are nearly all of it."""
     return rows * max(shared_weights(nets[0]) for nets in networks.values())
+
+
+class Product(NamedTuple):
+    """A matrix that all tasks share, and what one update multiplies with it.
+
+    Args:
+        rows: of all tasks of a seed.
+        inputs, outputs: sides of the matrix.
+        forward: how often rows [rows, inputs] are multiplied by it.
+        to_inputs: how often gradients [rows, outputs] are multiplied by its transpose.
+        to_weights: how often its own gradient is formed of the two.
+    """
+
+    rows: int
+    inputs: int
+    outputs: int
+    forward: int = 1
+    to_inputs: int = 1
+    to_weights: int = 1
+
+
+def products_of(
+    network: Network, rows: int, forward: int = 1, to_inputs: int = 1, to_first: int = 0, to_weights: int = 1
+) -> list[Product]:
+    """Those of a network's passes with so many rows each; the heads of single tasks, which are small, are left out.
+
+    Args:
+        network: set up; the first of its shared matrices is the one that its input meets.
+        rows: of all tasks of a seed.
+        forward, to_inputs, to_weights: see `Product`.
+        to_first: `to_inputs` of the first matrix.
+    """
+    return [
+        Product(rows, inputs, outputs, forward, to_inputs if index else to_first, to_weights)
+        for index, (outputs, inputs) in enumerate(shared_matrices(network))
+    ]

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from typing import ClassVar
 
-from mtrl_conic.agents.estimates import FLOAT, multiplications, weight_bytes
+from mtrl_conic.agents.estimates import FLOAT, Product, multiplications, products_of, weight_bytes
 from mtrl_conic.agents.protocol import Agent, Setting
 from mtrl_conic.agents.rollout import Rollout
 from mtrl_conic.networks.protocol import Network
@@ -74,5 +74,13 @@ class OnPolicyAgent(Agent):
         return weights | {"rollout_steps": rows * values * FLOAT, "epochs": self.epochs * rows * _INDEX}
 
     def work(self, setting: Setting) -> float:
-        rows = math.prod(setting.cells) * setting.num_envs_per_task * self.rollout_steps // self.minibatches
-        return multiplications(self.networks_for(setting), rows)
+        return multiplications(self.networks_for(setting), len(setting.seeds) * self._rows(setting))
+
+    def products(self, setting: Setting) -> list[Product]:
+        """One pass of each network over a minibatch, forward and back."""
+        nets = [net for each in self.networks_for(setting).values() for net in each]
+        return [product for net in nets for product in products_of(net, self._rows(setting))]
+
+    def _rows(self, setting: Setting) -> int:
+        """Of a minibatch, those of all tasks of a seed."""
+        return setting.num_tasks * setting.num_envs_per_task * self.rollout_steps // self.minibatches

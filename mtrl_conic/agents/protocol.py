@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_conic.agents.estimates import Product
 from mtrl_conic.agents.health import Health
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.system.segments import Memory
@@ -90,7 +91,7 @@ class Agent(ABC):
 
     It is made in two phases. The constructor takes the hyperparameters as keyword arguments, checks them and raises
     `ValueError` that names the value and the range ("tau must be ..., not 2"); it builds nothing. `setup` builds. What
-    needs no setup (`needs`, `work`, `check`, `policy`) may be asked of an agent that is not set up.
+    needs no setup (`needs`, `work`, `products`, `check`, `policy`) may be asked of an agent that is not set up.
 
     For each vector step the training loop calls `explore`, `observe` and, as often as `updates_due` says, `update`.
     The agent owns its memory: a replay, or a rollout.
@@ -221,3 +222,10 @@ class Agent(ABC):
     def work(self, setting: Setting) -> float:
         """Multiplications in one forward pass of an update, which decide how many threads are worthwhile on a CPU."""
         return 0.0
+
+    def products(self, setting: Setting) -> list[Product]:
+        """The matrix products of one update, what a combiner adds aside: the floor of its time, for benchmarks.
+
+        An agent that lists none is measured without it.
+        """
+        return []

@@ -13,6 +13,7 @@ from torch import Tensor
 from mtrl_conic.agents.actor_critic import ActorCritic
 from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.critic_heads import CategoricalHead, CriticHead, DistributionalHead, ScalarHead
+from mtrl_conic.agents.estimates import Product, products_of
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
 from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target
@@ -171,6 +172,13 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     def needs(self, setting: Setting) -> dict[str, int]:
         of_targets = math.prod(setting.cells) * self.batch_size_per_task * self.head.numbers
         return super().needs(setting) | {"value_bins": 4 * of_targets}
+
+    def products(self, setting: Setting) -> list[Product]:
+        more, rows, count = self._task_size(setting), setting.num_tasks * self.batch_size_per_task, self.num_critics
+        critic, actor = self._critic_nets(setting, more)[0], self._actor_net(setting, more)
+        to_first = count * (2 if self._task_nets(setting) else 1)  # of the actor's loss, and to what is learnt of tasks
+        # Critics: own loss, targets, value of the new action. Actor: targets, own loss.
+        return products_of(critic, rows, 3 * count, 2 * count, to_first, count) + products_of(actor, rows, forward=2)
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)

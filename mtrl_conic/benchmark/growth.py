@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mtrl_conic.benchmark.options import Options
@@ -41,7 +42,7 @@ def benchmark_growth(options: Options) -> list[dict[str, Any]]:
 
 
 def _config(options: Options, combiner: str, setting: dict[str, int]) -> TrainConfig:
-    config = compose_config(options.overrides(combiner, setting["seeds"]))
+    config = compose_config(replace(options, experiment=None).overrides(combiner, setting["seeds"]))
     network = config.agent["network"]
     config.agent["batch_size_per_task"] = setting["batch"]
     network["hidden_sizes"] = [setting["width"]] * len(network["hidden_sizes"])

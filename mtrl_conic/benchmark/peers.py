@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mtrl_conic.agents.losses import squashed_gaussian
 from mtrl_conic.agents.replay import Batch, ReplayBuffer
+from mtrl_conic.benchmark.learning import LearningAgent, Sizes
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns
-from mtrl_conic.benchmark.updates import agent_update, filled_replay
+from mtrl_conic.benchmark.updates import sizes_of
 from mtrl_conic.gradients.backward import MultiTaskBackward
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.schema import TrainConfig
@@ -46,7 +47,7 @@ class PlainSAC:
         fill: how gradients are filled.
     """
 
-    def __init__(self, config: TrainConfig, sizes: tuple[int, int, int], fill: Fill) -> None:
+    def __init__(self, config: TrainConfig, sizes: Sizes, fill: Fill) -> None:
         num_tasks, observation_size, action_size = sizes
         self.settings, self.fill = config.agent, fill
         inputs, hidden = observation_size + num_tasks, config.agent["network"]["hidden_sizes"]
@@ -142,7 +143,17 @@ def torchjd_backward(aggregator: str) -> Fill:
     return fill
 
 
-def peer(config: TrainConfig, sizes: tuple[int, int, int], replay: ReplayBuffer, fill: Fill) -> Callable[[], object]:
+def filled_replay(config: TrainConfig, sizes: Sizes) -> ReplayBuffer:
+    """A replay of random transitions of which none terminates."""
+    replay = ReplayBuffer(config.seeds, *sizes, 20_000, config.torch_device())
+    replay.storage.normal_()
+    replay.storage[..., -1] = 0
+    replay.total = 20_000
+    replay.size.fill_(20_000)
+    return replay
+
+
+def peer(config: TrainConfig, sizes: Sizes, replay: ReplayBuffer, fill: Fill) -> Callable[[], object]:
     """One update of the peer."""
     agent = PlainSAC(config, sizes, fill)
     return lambda: agent.update(replay.sample(config.agent["batch_size_per_task"]))
@@ -155,17 +166,17 @@ def benchmark_peers(options: Options) -> dict[str, Any]:
     env, rounds = options.env, options.rounds
     configs = {name: compose_config([f"env={env}", f"combiner={name}", "device=cpu"]) for name in names}
     config = configs["ls"]
-    spec = config.make_environments().setup()
-    sizes = (len(spec.tasks), spec.observation_size, spec.action_size)
+    sizes = sizes_of(config)
     replay = filled_replay(config, sizes)
-    functions = {name: agent_update(configs[name], sizes, replay) for name in names}
+    agents = {name: LearningAgent(configs[name], sizes, replay) for name in names}
+    functions: dict[str, Callable[[], object]] = {name: each.update for name, each in agents.items()}
     fills = {"plain modules, mean loss": mean_loss()}
     for name in names[1:]:
         fills[f"a backward pass per task, {name}"] = backward_per_task(configs[name], sizes[0])
     for aggregator in ("Mean", "PCGrad", "MGDA"):
         fills[f"TorchJD, {aggregator}"] = torchjd_backward(aggregator)
     functions |= {name: peer(config, sizes, replay, fill) for name, fill in fills.items()}
-    medians = in_turns(functions, rounds, unmeasured=1)
+    medians = in_turns(functions, rounds, unmeasured=1)  # an update of these agents may follow another
     batch, trunk = config.agent["batch_size_per_task"], config.agent["network"]["hidden_sizes"]
     print(f"one update, {env}, batch {batch} per task, trunk {trunk}")
     print(f"{'':<36}{'ms':>8}{'/ own':>8}")

@@ -18,18 +18,22 @@ def in_turns(
     rounds: int,
     wait: Callable[[], object] = lambda: None,
     unmeasured: int = 0,
+    before: Callable[[str], object] = lambda name: None,
 ) -> dict[str, float]:
     """Median seconds of each function, measured in turns so that a drift of the machine hits all of them.
 
     Args:
         wait: called, and timed, after each function: waits for what it left running on a device.
         unmeasured: calls before the measured one in each turn, which find the caches full of another's data.
+        before: called with a function's name before each of its calls, and not timed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds + 2):  # the first two warm up
         for name, function in functions.items():
             for _ in range(unmeasured):
+                before(name)
                 function()
+            before(name)
             wait()
             start = time.perf_counter()
             function()
@@ -46,16 +50,20 @@ def wait_for(device: str) -> Callable[[], object]:
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
+class ProcessError(RuntimeError):
+    """A process of its own failed; one line says which and why."""
+
+
 def in_a_process(module: str, arguments: Sequence[str]) -> Any:
     """What `python -m module` prints as JSON on its last line: a process of its own has a peak memory of its own.
 
     Raises:
-        RuntimeError: it failed; the last line it wrote to its error stream.
+        ProcessError: it failed; the last line it wrote to its error stream.
     """
     result = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        raise RuntimeError(f"{module} {' '.join(arguments)}: {lines[-1]}")
+        raise ProcessError(f"{module} {' '.join(arguments)}: {lines[-1]}")
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 

@@ -79,7 +79,11 @@ def layout_of(nets: Iterable[Network]) -> Layout:
     return Layout({name: parameter for net in nets for name, parameter in net.parameters.items()})
 
 
+def shared_matrices(network: Network) -> list[tuple[int, ...]]:
+    """The shapes (O, I) of the matrices that all tasks share, in the order in which the network names them."""
+    return [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
+
+
 def shared_weights(network: Network) -> int:
     """How many numbers there are in matrices that all tasks share."""
-    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
-    return sum(map(math.prod, shapes))
+    return sum(map(math.prod, shared_matrices(network)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mtrl_conic.envs.evaluation import Interrupted, evaluate
-from mtrl_conic.envs.shortened import Shortened
-from mtrl_conic.envs.vector import VectorEnv, WorkerError, unstored_tasks
+from mtrl_conic.envs.vector import WorkerError, unstored_tasks
 from mtrl_conic.runs.checkpoint import NEWEST, CheckpointError, Checkpoints, Start, to_numpy, to_plain, write_file
 from mtrl_conic.runs.records import RunLogger
 from mtrl_conic.settings.errors import first_line
@@ -26,6 +24,7 @@ from mtrl_conic.training.metrics import EpisodeStatistics, Stopwatch, to_values
 from mtrl_conic.training.seed_watch import SeedWatch
 from mtrl_conic.training.summary import episodes as in_words
 from mtrl_conic.training.transfer import StepTransfer
+from mtrl_conic.training.vectors import evaluation_vector, training_vector
 
 _UNFITTING = (
     LookupError,
@@ -80,12 +79,8 @@ class Trainer:
         self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, self.agent.steps_since)
         self._look_at_seeds()
         self.steps = device_steps(self.agent, config.cuda_graphs)
-        vector, num_envs = config.vector, config.vector.num_envs_per_task
-        make = partial(VectorEnv, seeds=config.seeds, timeout=vector.timeout, action_repeat=vector.action_repeat)
-        training_spec = Shortened(spec, vector.horizon) if vector.horizon else spec
-        self.envs = make(training_spec, num_envs_per_task=num_envs, workers=config.workers)
-        workers = min(config.workers, config.num_envs // num_envs)
-        self.eval_envs = make(spec, workers=workers, goals="in_turn")
+        self.envs = training_vector(config, spec)
+        self.eval_envs = evaluation_vector(config, spec)
         self.transfer = StepTransfer(self.envs.shape, spec.observation_size, spec.action_size, self.device)
         self.observation = self._start_envs(state)
         if state is None:
@@ -143,22 +138,27 @@ class Trainer:
 
     def _step(self) -> None:
         """One step of every environment, with the agent's updates while they are busy, if it can, or else after."""
+        if self.agent.overlaps:
+            self._collect(self._update)
+        else:
+            self._collect()
+            self._update()
+
+    def _collect(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """One step of every environment by the agent, which observes it; `meanwhile` is called while they are busy."""
         observation = self.observation
         with self.watch("update"):  # on a GPU, waits for the update before
             action = self.steps.explore(observation)
             sent = self.transfer.action(action)
         with self.watch("env"):
             self.envs.send(sent)
-        if self.agent.overlaps:
-            self._update()
+        meanwhile()
         with self.watch("env"):
             result = self.envs.receive()
         transition, self.observation = self.transfer.step(observation, action, result)
         self.agent.observe(transition)
         self.episodes.add(result)
         self.step += self.config.vector.steps_per_decision
-        if not self.agent.overlaps:
-            self._update()
 
     def _update(self) -> None:
         with self.watch("update"):

@@ -1,0 +1,36 @@
+"""The vectors of environments that a run trains and evaluates in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtrl_conic.envs.base import EnvSpec
+from mtrl_conic.envs.shortened import Shortened
+from mtrl_conic.envs.vector import VectorEnv
+from mtrl_conic.settings.schema import TrainConfig
+
+
+def training_vector(config: TrainConfig, spec: EnvSpec) -> VectorEnv:
+    """Episodes on random goals, no longer than `env.horizon`.
+
+    Raises:
+        WorkerError: an environment could not be built.
+    """
+    vector = config.vector
+    shortened = Shortened(spec, vector.horizon) if vector.horizon else spec
+    return _vector(config, shortened, num_envs_per_task=vector.num_envs_per_task, workers=config.workers)
+
+
+def evaluation_vector(config: TrainConfig, spec: EnvSpec) -> VectorEnv:
+    """An environment per task and seed, whose episodes take the goals in turn and have the protocol's length.
+
+    Raises:
+        WorkerError: an environment could not be built.
+    """
+    workers = min(config.workers, config.num_envs // config.vector.num_envs_per_task)
+    return _vector(config, spec, workers=workers, goals="in_turn")
+
+
+def _vector(config: TrainConfig, spec: EnvSpec, **settings: Any) -> VectorEnv:
+    timeout, repeat = config.vector.timeout, config.vector.action_repeat
+    return VectorEnv(spec, config.seeds, timeout=timeout, action_repeat=repeat, **settings)
