@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 # What a process reads once, when it starts.
@@ -85,7 +86,7 @@ class _Helper:
             pid = int.from_bytes(self._socket.recv(8), "big")
         finally:
             adopt(_SUBREAPER, 0, 0, 0, 0)
-        assert pid, "the helper has ended"
+        assert pid, "the command did not start"
         return pid
 
 
@@ -106,17 +107,24 @@ def _serve(requests: socket.socket) -> tuple[Any, ...] | None:
         answer, told = os.pipe()
         between = os.fork()
         if not between:
-            if pid := os.fork():
-                os.write(told, pid.to_bytes(8, "big"))
+            between = os.getpid()
+            if os.fork():
                 os._exit(0)
+            while os.getppid() == between:  # until it is the child of who has asked
+                time.sleep(1e-3)
+            words, folder, variables, new_session = pickle.loads(data)
+            if new_session:
+                os.setsid()
+            os.write(told, os.getpid().to_bytes(8, "big"))
             for ours, given in enumerate(fds):
                 os.dup2(given, ours)
             os.closerange(3, 4096)
-            return pickle.loads(data)
-        os.waitpid(between, 0)  # from here on the fork is the child of who has asked
-        requests.sendall(os.read(answer, 8))
-        for given in (*fds, answer, told):
-            os.close(given)
+            return words, folder, variables
+        os.waitpid(between, 0)
+        os.close(told)
+        requests.sendall(os.read(answer, 8) or bytes(8))
+        for descriptor in (*fds, answer):
+            os.close(descriptor)
 
 
 def _preload() -> None:
@@ -133,10 +141,8 @@ def _preload() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has none of the other threads"
 
 
-def _become(words: list[str], folder: str, variables: dict[str, str], new_session: bool) -> None:
+def _become(words: list[str], folder: str, variables: dict[str, str]) -> None:
     """Run a module with its arguments in this process, as `python -m` does."""
-    if new_session:
-        os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
