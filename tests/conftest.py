@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import warm
+from warm import environment  # noqa: F401
 
 # A toy run of a few seconds; one thread, as tests may run beside each other.
 TOY = [
@@ -32,15 +33,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mtrl_conic.train", *arguments]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def run_command(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run `python -m mtrl_conic.train` as a user would."""
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return warm.run(command(*arguments), cwd=cwd, timeout=timeout)
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 100.0) -> None:

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from bad_command_lines import CASES, FILES
-from conftest import TOY, environment, run_command, train_here
+from conftest import TOY, command, environment, run_command, train_here
 
 pytestmark = pytest.mark.xdist_group("bad_input")  # one worker, as the answers of all cases are computed once
 
@@ -92,7 +93,8 @@ def test_bad_input(name, answers):
 
 @pytest.mark.parametrize("name", ["c above one", "misspelt key", "no combiner"])
 def test_the_command_itself(name, tmp_path):
-    process = run_command(*_arguments(CASES[name][0]), cwd=tmp_path)
+    line = command(*_arguments(CASES[name][0]))
+    process = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100)
     check(process.returncode, process.stdout, process.stderr, CASES[name][1])
     assert list(tmp_path.iterdir()) == []
 
@@ -144,15 +146,8 @@ def test_resume_refuses_another_combiner(finished):
 )
 def test_settings_of_wandb(mode, words, tmp_path):
     pytest.importorskip("wandb")
-    process = subprocess.run(
-        [sys.executable, "-m", "mtrl_conic.train", "env=toy", "logger=wandb"],
-        cwd=tmp_path,
-        env=environment() | {"WANDB_MODE": mode, "WANDB_API_KEY": "", "HOME": str(tmp_path / "none")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    settings = {"WANDB_MODE": mode, "WANDB_API_KEY": "", "HOME": str(tmp_path / "none")}
+    process = warm.run(command("env=toy", "logger=wandb"), cwd=tmp_path, env=environment() | settings)
     check(process.returncode, process.stdout, process.stderr, words)
 
 

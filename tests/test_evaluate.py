@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from conftest import TOY, command, environment, records, train_here, wait_for
 from omegaconf import OmegaConf
 
@@ -260,7 +261,7 @@ def test_the_command_itself_in_a_run_at_work(run):
     descriptor = lock(run)  # as a training at work would have it
     try:
         command = [sys.executable, "-m", "mtrl_conic.evaluate", f"run={run}", "episodes=1"]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = warm.run(command)
     finally:
         os.close(descriptor)
     assert process.returncode == 0, process.stderr
@@ -271,7 +272,7 @@ def test_the_command_itself_in_a_run_at_work(run):
 @pytest.mark.parametrize("number", STOPPING)
 def test_an_interrupted_evaluation_writes_nothing(run, number):
     arguments = [sys.executable, "-m", "mtrl_conic.evaluate", f"run={run}", "episodes=1000000", "workers=2"]
-    process = subprocess.Popen(
+    process = warm.Popen(
         arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run
     )
     assert process.stdout is not None
@@ -305,7 +306,7 @@ def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(run, number, 
 def test_while_the_run_is_trained(tmp_path):
     run = tmp_path / "run"
     arguments = command(*TOY, "eval.every=50", "combiner=ls", "steps_per_task=10000000", f"run_dir={run}")
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         # The best of the evaluation at step 50 is written before the whole checkpoint of that step.
         wait_for(lambda: max(Checkpoints(run / "checkpoints").steps(), default=0) > 0, process)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
 from conftest import TOY, command, environment, records
 
 from mtrl_conic.evaluate import main as evaluate
@@ -23,7 +24,7 @@ from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.training.session import resume, train
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
-ARGUMENTS = [*TOY, "combiner=conicgrad", "seeds=[3,5]", "steps_per_task=300"]
+ARGUMENTS = [*TOY, "combiner=conicgrad", "seeds=[3,5]", "steps_per_task=200"]
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 LEVELS = range(12)
 
@@ -143,8 +144,8 @@ def test_a_full_disk_when_it_is_resumed(whole, tmp_path, monkeypatch, capsys):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".json"}
     for calls in (1, 3, 5, 7):
         disk.fill_after(calls)
-        assert resume(resume_config(str(run), ["steps_per_task=400"]), NeverStopped()) == 1
-        assert f"resume={run} goes on from step 300" in problem(capsys)
+        assert resume(resume_config(str(run), ["steps_per_task=300"]), NeverStopped()) == 1
+        assert f"resume={run} goes on from step 200" in problem(capsys)
         now = {path: path.read_bytes() for path in before if path.exists()}
         assert {path for path in before if now.get(path) != before[path]} <= {run / "config.yaml"}
 
@@ -210,15 +211,7 @@ def test_a_sweep_whose_log_cannot_be_written(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "ls").write_text("in the way of a folder")
     arguments = ["ls uw", "0", "s", "jobs=2", *TOY, "steps_per_task=100"]
-    process = subprocess.run(
-        [sys.executable, "-m", "mtrl_conic.sweep", *arguments],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    process = warm.run([sys.executable, "-m", "mtrl_conic.sweep", *arguments], cwd=tmp_path, timeout=100)
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr
     assert "note: no s/ls/seed_0.log (" in process.stderr

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TOY, environment, records, run_command
+import warm
+from conftest import TOY, records, run_command
 
 import mtrl_conic.training.trainer
 from mtrl_conic.envs.evaluation import Evaluation
@@ -163,15 +163,7 @@ def test_a_sweep_names_the_halted_seeds_of_its_complete_runs(tmp_path):
         ],
     )
     for command in commands:
-        process = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        process = warm.run([sys.executable, "-m", *command], cwd=tmp_path, timeout=100)
         assert "1 of them complete" in process.stdout, process.stderr
         assert "seed 2 stopped learning at step 130: critic: the gradient is not finite" in process.stderr
         assert process.returncode == 1

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TOY, environment, records, run_command
+import warm
+from conftest import TOY, command, environment, records, run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
@@ -133,15 +134,7 @@ def test_wandb_offline_with_a_resume(run, tmp_path):
         [*ARGUMENTS, "logger=wandb", "steps_per_task=100", "run_dir=mine"],
         ["resume=mine", "steps_per_task=200"],
     ):
-        process = subprocess.run(
-            [sys.executable, "-m", "mtrl_conic.train", *arguments],
-            cwd=tmp_path,
-            env={**clean, **settings},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        process = warm.run(command(*arguments), cwd=tmp_path, env={**clean, **settings}, timeout=200)
         assert process.returncode == 0, process.stderr
     mine = tmp_path / "mine"
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(mine)]

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
 from mtrl_conic.system.signals import STOPPING, Signals
@@ -106,7 +107,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, capfd, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_sweep_with_a_checkpoint(number, tmp_path):
     arguments = ["-m", *TOY, "steps_per_task=1000000", "combiner=ls,conicgrad", "hydra.sweep.dir=sweep"]
-    process = subprocess.Popen(
+    process = warm.Popen(
         command(*arguments),
         cwd=tmp_path,
         env=environment(),

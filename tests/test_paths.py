@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TOY, environment, records
+from conftest import TOY, environment, records, run_command
 
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
@@ -137,7 +137,7 @@ def pasted(run: Path, place: Path, moved: Path) -> None:
 
 def test_the_command_of_the_provenance_runs_when_pasted(place, tmp_path):
     arguments = ["--config-dir", "my configs", *RUNS, "combiner=even", f"run_dir=b {NASTY}"]
-    process = subprocess.run([sys.executable, "-m", "mtrl_conic.train", *arguments], cwd=place, env=environment())
+    process = run_command(*arguments, cwd=place)
     assert process.returncode == 0
     pasted(place / f"b {NASTY}", place, tmp_path / "before")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
 from mtrl_conic.runs.checkpoint import Checkpoints, read_file
@@ -23,8 +24,8 @@ from mtrl_conic.training import session
 from mtrl_conic.training.trainer import Trainer
 
 COMBINERS = sorted(path.stem for path in (CONFIG_DIR / "combiner").glob("*.yaml"))
-# Interrupted at 230: in mid-episode (horizon 50), between evaluations, with the replay's ring already overwritten.
-TOTAL, CUT = 400, 230
+# Interrupted at 190: in mid-episode (horizon 50), between evaluations, with the replay's ring already overwritten.
+TOTAL, CUT = 240, 190
 
 
 def assert_same_state(one, other, path="state"):
@@ -127,7 +128,9 @@ def test_resumed_run_equals_uninterrupted_one(combiner, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut", TOTAL)
 
 
-@pytest.mark.parametrize("agent", [[], ["agent=mtmhppo", "agent.rollout_steps=16"]], ids=["off-policy", "on-policy"])
+@pytest.mark.parametrize(
+    "agent", [[], ["agent=mtmhppo", "agent.rollout_steps=8", "agent.minibatches=8"]], ids=["off-policy", "on-policy"]
+)
 def test_held_actions_resume_to_the_last_bit(agent, tmp_path):
     toy = TOY if not agent else [each for each in TOY if "_per_task=" not in each and "warmup" not in each]
     arguments = [*toy, *agent, "combiner=ls", f"steps_per_task={TOTAL}", "env.action_repeat=5", "env.workers=1"]
@@ -141,7 +144,8 @@ def test_held_actions_resume_to_the_last_bit(agent, tmp_path):
 def test_other_worker_count_and_more_envs_a_task(tmp_path):
     arguments = [*TOY, "combiner=conicgrad", f"steps_per_task={TOTAL}", "env.num_envs_per_task=3"]
     train(tmp_path / "whole", *arguments, "env.workers=2")
-    interrupted_at(231, tmp_path / "cut", *arguments, "env.workers=1")
+    cut = compose_config([*arguments, f"run_dir={tmp_path / 'cut'}", "env.workers=1"])
+    run_here(cut, stop=CUT + 1)
     resume(tmp_path / "cut", "env.workers=0")
     whole, cut = (records(tmp_path / name) for name in ("whole", "cut"))
     assert whole == cut
@@ -221,7 +225,7 @@ def test_signals_write_a_checkpoint(number, tmp_path):
     """Sent to the run and its workers, several times at once, as `timeout`, shells and clusters do."""
     run = tmp_path / "run"
     arguments = command(*TOY, "combiner=conicgrad", "steps_per_task=1000000", f"run_dir={run}", "env.workers=2")
-    process = subprocess.Popen(
+    process = warm.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: evaluated(run), process)
@@ -259,45 +263,48 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_sigkill_at_random_moments(kills, tmp_path):
+@pytest.mark.parametrize(("kills", "steps"), [(2, 500), pytest.param(8, 1500, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments(kills, steps, tmp_path):
     """Killed wherever it was, more than once; the records end up as if nothing had happened."""
-    arguments = [*TOY, "combiner=conicgrad", "steps_per_task=1500"]
+    arguments = [*TOY, "combiner=conicgrad", f"steps_per_task={steps}"]
     train(tmp_path / "whole", *arguments)
     run, chance = tmp_path / "killed", random.Random(kills)
     start = command(*arguments, f"run_dir={run}")
     for _ in range(kills):
-        process = subprocess.Popen(
-            start, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        process = warm.Popen(start, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         wait_for((run / "provenance.json").exists, process)
-        time.sleep(chance.uniform(0.0, 6.0))
+        time.sleep(chance.uniform(0.0, steps / 250))
         process.kill()
         process.communicate()
         start = command(f"resume={run}")
     resume(run)
-    assert_same_run(tmp_path / "whole", run, 1500)
+    assert_same_run(tmp_path / "whole", run, steps)
 
 
-def test_a_checkpoint_cut_short_falls_back(tmp_path):
-    arguments = [*TOY, "combiner=ls", "steps_per_task=300"]
-    train(tmp_path / "whole", *arguments)
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    run_here(compose_config([*TOY, "combiner=ls", "steps_per_task=300", f"run_dir={run}"]))
+    return run
+
+
+@pytest.mark.xdist_group("resume_whole")  # one worker makes the run to compare with
+def test_a_checkpoint_cut_short_falls_back(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "cut")
     newest = tmp_path / "cut" / "checkpoints" / "step_300.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     process = resume(tmp_path / "cut")
     assert "step_300.pt is damaged" in process.stdout + process.stderr
-    assert_same_run(tmp_path / "whole", tmp_path / "cut", 300)
+    assert_same_run(whole, tmp_path / "cut", 300)
 
 
-def test_a_replay_segment_cut_short_falls_back(tmp_path):
-    arguments = [*TOY, "combiner=ls", "steps_per_task=300"]
-    train(tmp_path / "whole", *arguments)
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+@pytest.mark.xdist_group("resume_whole")
+def test_a_replay_segment_cut_short_falls_back(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "cut")
     segment = tmp_path / "cut" / "checkpoints" / "replay_200_300.pt"
     segment.write_bytes(segment.read_bytes()[:500])
     resume(tmp_path / "cut")
-    assert_same_run(tmp_path / "whole", tmp_path / "cut", 300)
+    assert_same_run(whole, tmp_path / "cut", 300)
 
 
 def test_only_what_the_last_two_checkpoints_need_is_kept(tmp_path):

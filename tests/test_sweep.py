@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from conftest import TOY, environment, evaluated, records, wait_for
 
 from mtrl_conic.runs.folder import open_run
@@ -34,14 +35,12 @@ def sweep(*arguments: str) -> list[str]:
 
 
 def run_sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        sweep(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=200, check=False
-    )
+    return warm.run(sweep(*arguments), cwd=folder, timeout=200)
 
 
 def start_sweep(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """In a process group of its own, as a terminal starts it."""
-    return subprocess.Popen(
+    return warm.Popen(
         sweep(*arguments),
         cwd=folder,
         env=environment(),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from conftest import TOY, command, environment, evaluated, records, run_command, wait_for
 
 from mtrl_conic.runs.checkpoint import read_file
@@ -101,7 +102,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_dead_worker_ends_the_run_with_a_checkpoint(tmp_path):
     run = tmp_path / "run"
     arguments = command(*TOY, "combiner=ls", "steps_per_task=1000000", "env.workers=2", f"run_dir={run}")
-    process = subprocess.Popen(
+    process = warm.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: evaluated(run), process)

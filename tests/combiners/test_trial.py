@@ -1,10 +1,7 @@
 """`train` tries a combiner before it makes a folder."""
 
-import subprocess
-import sys
-
 import pytest
-from conftest import environment
+from conftest import run_command
 
 CODE = """
 from mtrl_conic.combiners import Combiner
@@ -38,14 +35,6 @@ def test_a_combiner_that_cannot_work_is_refused_before_a_folder_is_made(name, tm
         "run_dir=run",
         "steps_per_task=5",
     ]
-    process = subprocess.run(
-        [sys.executable, "-m", "mtrl_conic.train", *arguments],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    process = run_command(*arguments, cwd=tmp_path)
     assert (process.returncode, process.stdout, process.stderr) == (2, "", CASES[name])
     assert not (tmp_path / "run").exists()

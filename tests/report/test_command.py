@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from synthetic import TASKS, make_run
 from written_reports import notes, report, table
 
@@ -232,10 +233,8 @@ def test_as_a_command(tmp_path):
     assert done.returncode == 0
     assert done.stdout == "report of 1 run folder: out/index.html\n"
     assert done.stderr == "note: runs/a: unfinished: the last evaluation of seeds 0, 1, 2 is at step 500 of 1,000\n"
-    again = subprocess.run(
-        [*words, "runs=runs/*", "out=out"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    again = warm.run([*words, "runs=runs/*", "out=out"], cwd=tmp_path)
     assert again.stdout == "report of 1 run folder: out/index.html, in place of an earlier one\n"
-    shown = subprocess.run([*words, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    shown = warm.run([*words, "--help"], cwd=tmp_path)
     assert shown.returncode == 0
     assert shown.stdout.startswith("usage: python -m mtrl_conic.report runs=")
