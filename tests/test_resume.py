@@ -128,9 +128,7 @@ def test_resumed_run_equals_uninterrupted_one(combiner, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut", TOTAL)
 
 
-@pytest.mark.parametrize(
-    "agent", [[], ["agent=mtmhppo", "agent.rollout_steps=8", "agent.minibatches=8"]], ids=["off-policy", "on-policy"]
-)
+@pytest.mark.parametrize("agent", [[], ["agent=mtmhppo", "agent.rollout_steps=16"]], ids=["off-policy", "on-policy"])
 def test_held_actions_resume_to_the_last_bit(agent, tmp_path):
     toy = TOY if not agent else [each for each in TOY if "_per_task=" not in each and "warmup" not in each]
     arguments = [*toy, *agent, "combiner=ls", f"steps_per_task={TOTAL}", "env.action_repeat=5", "env.workers=1"]

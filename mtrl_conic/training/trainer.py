@@ -226,6 +226,7 @@ class Trainer:
             "success": self.success,
             "wall_seconds": self.wall_seconds,
             "episodes": self.episodes.state_dict(),
+            "metrics": self.metrics,
         }
         healthy = not bool(self.agent.health.halted.any())
         self.checkpoints.save(self.step, state, self.agent.memory, healthy)
@@ -248,6 +249,7 @@ class Trainer:
             self.episodes.load_state_dict(to_numpy(state["episodes"]))
         except _UNFITTING as error:
             raise _unfitting(state, error) from error
+        self.metrics = state.get("metrics", {})  # checkpoints of 0.1.0 have none
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best, self.success, self.wall_seconds = state["best"], state["success"], state["wall_seconds"]
         self.saved = self.step
