@@ -81,5 +81,5 @@ def layout_of(nets: Iterable[Network]) -> Layout:
 
 def shared_weights(network: Network) -> int:
     """How many numbers there are in matrices that all tasks share."""
-    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
+    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) > 1]
     return sum(map(math.prod, shapes))
