@@ -70,7 +70,7 @@ def orthonormal(vectors: Iterable[Tensor]) -> list[Tensor]:
     for vector in vectors:
         left = vector
         for other in basis:
-            left = left - (left * other).sum(-1, keepdim=True) * other
+            left = torch.addcmul(left, (left * other).sum(-1, keepdim=True), other, value=-1)
         squared = left.square().sum(-1, keepdim=True)
         least = torch.finfo(left.dtype).eps * vector.detach().square().sum(-1, keepdim=True)
         kept = squared > least.clamp_min(_SMALLEST**2)
