@@ -36,6 +36,8 @@ SMALL = {
     "agent.epochs": "2",
     "agent.minibatches": "2",
     "agent.network.width": "8",
+    "agent.network.encoder_sizes": "[8]",
+    "agent.network.encoding_size": "4",
     "agent.critic_network.width": "8",
 }
 OWN = [str(Path(__file__).parent / "own")]

@@ -13,6 +13,7 @@ from mtrl_conic.networks.initial import constant, he_uniform, normal, orthogonal
 from mtrl_conic.networks.layout import Layout, Parameter
 from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.networks.residual import Residual
+from mtrl_conic.networks.trial import try_out
 from mtrl_conic.settings.parts import build
 from mtrl_conic.settings.paths import CONFIG_DIR, choices
 from mtrl_conic.system.streams import SeedStreams
@@ -125,7 +126,12 @@ def test_initial_values_of_a_seed_do_not_depend_on_the_others(initial):
 # What holds for every network in configs/network: a new one needs no test of its own for this.
 
 NETWORKS = choices("network")
-SMALL = {"hidden_sizes": [7, 6], "width": 7}  # of these settings a network is given those that it has
+SMALL = {
+    "hidden_sizes": [7, 6],
+    "width": 7,
+    "encoder_sizes": [5],
+    "encoding_size": 4,
+}  # of these settings a network is given those that it has
 
 
 @pytest.fixture(params=NETWORKS)
@@ -151,6 +157,12 @@ class _Plain:
 PLAIN = {
     "_SharedLinear": _Plain(lambda x, weight, bias, *_: x @ weight.mT + bias.unsqueeze(1)),
     "_TaskLinear": _Plain(lambda x, weight, bias, *_: x @ weight.mT + bias.unsqueeze(2)),
+    "_ExpertLinear": _Plain(lambda x, weight, bias, *_: x @ weight.mT + bias.unsqueeze(2)),
+    "_MixedLinear": _Plain(
+        lambda x, shares, weight, bias, *_: (
+            torch.einsum("skn,skbi,snoi->skbo", shares, x, weight) + (shares @ bias).unsqueeze(2)
+        )
+    ),
     "_Affine": _Plain(lambda x, gain, bias, *_: x * gain.unsqueeze(1) + bias.unsqueeze(1)),
     "_TaskVectors": _Plain(lambda vectors, *_: vectors.unsqueeze(2).clone()),
 }
@@ -171,6 +183,10 @@ def test_one_pass_gives_the_gradients_of_every_network(network, monkeypatch):
     losses = (net(layout.views(flat), x) - target).square().mean((2, 3))
     rows = [torch.autograd.grad(losses[:, k].sum(), flat, retain_graph=True)[0] for k in range(K)]
     torch.testing.assert_close(gradients.jacobian, torch.stack(rows, 1), rtol=1e-10, atol=1e-12)
+
+
+def test_every_network_passes_the_trial_of_ones_own(network):
+    try_out(network.made("net", I, O, K), "net", I, O, K)
 
 
 def test_every_network_starts_the_same_alone_and_among_others(network):

@@ -54,15 +54,33 @@ class TaskGradients:
         return self._jacobian if self.keep_tasks else None
 
     def shared_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
-        """Write the gradient of a shared weight; see `networks.layers.Recorder`."""
+        """Write the gradient of a shared weight, or of n; see `networks.layers.Recorder`."""
         rows, delta = self._rows(delta)
-        inputs = inputs.view(len(rows), -1, inputs.shape[-1])
-        torch.bmm(delta.mT, inputs, out=self.layout.view(rows, name))
+        inputs, gradient = inputs.reshape(*delta.shape[:-1], -1), self.layout.view(rows, name)
+        if delta.dim() == 3:
+            torch.bmm(delta.mT, inputs, out=gradient)
+            return
+        for own, x, out in zip(delta.unbind(2), inputs.unbind(2), gradient.unbind(1), strict=True):
+            torch.bmm(own.mT, x, out=out)  # one by one, as a batch of all has no place in the rows
 
     def shared_vector(self, name: str, delta: Tensor) -> None:
         """Write the gradient of a shared vector."""
         rows, delta = self._rows(delta)
         torch.sum(delta, 1, out=self.layout.view(rows, name))
+
+    def shared_tensor(self, name: str, gradient: Tensor, shares: Tensor | None = None) -> None:
+        """Write a gradient that is known by task, or the shares of it."""
+        gradient, block = gradient.flatten(2), self.layout.blocks[name]
+        if shares is None:
+            shares = gradient.new_ones(*gradient.shape[:2], 1)
+        part = slice(block.start, block.stop)
+        if self.jacobian is not None:
+            out = self.jacobian[..., part].unflatten(2, (shares.shape[2], -1))
+            torch.mul(shares.unsqueeze(3), gradient.unsqueeze(2), out=out)
+            return
+        if self.task_weights is not None:
+            shares = shares * self.task_weights.to(shares.dtype).unsqueeze(2)
+        torch.bmm(shares.mT, gradient, out=self.flat[:, part].unflatten(1, (shares.shape[2], -1)))
 
     def task_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
         """Write the gradients of the tasks' own weights."""
@@ -73,14 +91,14 @@ class TaskGradients:
         self._write_own(name, self._weigh_own(delta).sum(2))
 
     def _rows(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Where shared gradients go, and the output gradient [S, K·B, O] cut to fit.
+        """Where shared gradients go, and the output gradient [S, K·B, ...] cut to fit.
 
-        With a Jacobian its rows [S·K, J] and [S·K, B, O]: the same products with the tasks kept apart. Otherwise the
+        With a Jacobian its rows [S·K, J] and [S·K, B, ...]: the same products with the tasks kept apart. Otherwise the
         flat gradient [S, P] and the output gradient weighed by task.
         """
         if self.jacobian is not None:
             rows = self.jacobian.flatten(0, 1)
-            return rows, delta.view(len(rows), -1, delta.shape[-1])
+            return rows, delta.reshape(len(rows), -1, *delta.shape[2:])
         if self.task_weights is not None:
             delta = self._weigh(delta.unflatten(1, (self.num_tasks, -1))).flatten(1, 2)
         return self.flat, delta
@@ -92,7 +110,8 @@ class TaskGradients:
 
     def _weigh(self, delta: Tensor) -> Tensor:
         assert self.task_weights is not None
-        return delta * self.task_weights.to(delta.dtype)[:, :, None, None]
+        weights = self.task_weights.to(delta.dtype)
+        return delta * weights.view(*weights.shape, *[1] * (delta.dim() - 2))
 
     def _write_own(self, name: str, gradient: Tensor) -> None:
         if self.jacobian is None or self.scope_size < self.layout.size:

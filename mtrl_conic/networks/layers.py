@@ -25,10 +25,19 @@ class Recorder(Protocol):
     anchor: Tensor  # a scalar that requires a gradient, so that a backward pass exists
 
     def shared_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
-        """Inputs [S, K·B, I] and output gradient [S, K·B, O] of the shared weight `name` [O, I]."""
+        """Inputs [S, K·B, I] and output gradient [S, K·B, O] of the shared weight `name` [O, I].
+
+        Of n weights at once, `name` [n, O, I]: [S, K·B, n, I] and [S, K·B, n, O].
+        """
 
     def shared_vector(self, name: str, delta: Tensor) -> None:
-        """Gradient [S, K·B, D] with respect to the shared vector `name` [D], row by row."""
+        """Gradient [S, K·B, *shape] with respect to the shared `name` [*shape], a vector as a rule, row by row."""
+
+    def shared_tensor(self, name: str, gradient: Tensor, shares: Tensor | None = None) -> None:
+        """Gradient [S, K, *shape] of each task's loss with respect to the shared `name` [*shape].
+
+        With `shares` [S, K, n] it is that of n tensors, `name` [n, *shape], of which each gets its share of `gradient`.
+        """
 
     def task_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
         """Inputs [S, K, B, I] and output gradient [S, K, B, O] of the tasks' weights `name` [K, O, I]."""
@@ -53,9 +62,40 @@ def linear(params: Views, name: str, x: Tensor, recorder: Recorder | None = None
     return _SharedLinear.apply(x, params[f"{name}.weight"], params[f"{name}.bias"], name, recorder, _anchor(recorder))
 
 
+def expert_parameters(name: str, experts: int, fan_in: int, fan_out: int, initial: Initial) -> dict[str, Parameter]:
+    """Weights and biases of `expert_linear`, or of `mixed_linear`; the biases start at 0."""
+    return {
+        f"{name}.weight": Parameter((experts, fan_out, fan_in), initial),
+        f"{name}.bias": Parameter((experts, fan_out), constant(0.0)),
+    }
+
+
+def expert_linear(params: Views, name: str, x: Tensor, recorder: Recorder | None = None) -> Tensor:
+    """x_n W_nᵀ + b_n for rows [S, K·B, n, I], each of n experts with a weight that all tasks share → [S, K·B, n, O]."""
+    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+    return _ExpertLinear.apply(x.transpose(1, 2), weight, bias, name, recorder, _anchor(recorder)).transpose(1, 2)
+
+
+def mixed_linear(params: Views, name: str, x: Tensor, shares: Tensor, recorder: Recorder | None = None) -> Tensor:
+    """x_k W_kᵀ + b_k for rows [S, K, B, I], where W_k and b_k are sums of n that all tasks share → [S, K, B, O].
+
+    Args:
+        shares: [S, K, n], by which each task weighs them; gets a gradient.
+    """
+    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+    return _MixedLinear.apply(x, shares, weight, bias, name, recorder, _anchor(recorder))
+
+
 def task_linear(params: Views, name: str, x: Tensor, recorder: Recorder | None = None) -> Tensor:
     """x_k W_kᵀ + b_k for rows [S, K, B, I], each task with its own weight → [S, K, B, O]."""
     return _TaskLinear.apply(x, params[f"{name}.weight"], params[f"{name}.bias"], name, recorder, _anchor(recorder))
+
+
+def head(params: Views, name: str, x: Tensor, per_task: bool, recorder: Recorder | None = None) -> Tensor:
+    """`task_linear` or, where all tasks share one weight, `linear` for rows [S, K, B, I] → [S, K, B, O]."""
+    if per_task:
+        return task_linear(params, name, x, recorder)
+    return linear(params, name, x.flatten(1, 2), recorder).unflatten(1, x.shape[1:3])
 
 
 def layer_norm_parameters(name: str, size: int) -> dict[str, Parameter]:
@@ -96,6 +136,49 @@ class _SharedLinear(torch.autograd.Function):
             ctx.recorder.shared_matrix(f"{ctx.name}.weight", x, delta)
             ctx.recorder.shared_vector(f"{ctx.name}.bias", delta)
         return torch.bmm(delta, weight) if ctx.needs_input_grad[0] else None, None, None, None, None, None
+
+
+class _ExpertLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.name, ctx.recorder = name, recorder
+        batches = (bias.flatten(0, 1).unsqueeze(1), x.flatten(0, 1), weight.flatten(0, 1).mT)
+        return torch.baddbmm(*batches).unflatten(0, x.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        delta = deltas[0]
+        if ctx.recorder is not None:
+            rows = delta.transpose(1, 2)
+            ctx.recorder.shared_matrix(f"{ctx.name}.weight", x.transpose(1, 2), rows)
+            ctx.recorder.shared_vector(f"{ctx.name}.bias", rows)
+        return delta @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None
+
+
+class _MixedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shares: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any
+    ) -> Tensor:
+        mixed = (shares @ weight.flatten(2)).unflatten(2, weight.shape[2:])  # [S, K, O, I]
+        ctx.save_for_backward(x, shares, weight, bias, mixed)
+        ctx.name, ctx.recorder = name, recorder
+        batches = ((shares @ bias).flatten(0, 1).unsqueeze(1), x.flatten(0, 1), mixed.flatten(0, 1).mT)
+        return torch.baddbmm(*batches).unflatten(0, x.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
+        x, shares, weight, bias, mixed = ctx.saved_tensors
+        delta, of_shares = deltas[0].contiguous(), None
+        if ctx.recorder is not None or ctx.needs_input_grad[1]:
+            of_weight, of_bias = delta.mT @ x, delta.sum(2)
+            of_shares = of_weight.flatten(2) @ weight.flatten(2).mT + of_bias @ bias.mT
+        if ctx.recorder is not None:
+            ctx.recorder.shared_tensor(f"{ctx.name}.weight", of_weight, shares)
+            ctx.recorder.shared_tensor(f"{ctx.name}.bias", of_bias, shares)
+        return delta @ mixed if ctx.needs_input_grad[0] else None, of_shares, None, None, None, None, None
 
 
 class _TaskLinear(torch.autograd.Function):

@@ -81,7 +81,8 @@ def layout_of(nets: Iterable[Network]) -> Layout:
 
 def shared_matrices(network: Network) -> list[tuple[int, ...]]:
     """The shapes (O, I) of the matrices that all tasks share, in the order in which the network names them."""
-    return [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
+    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) > 1]
+    return [shape[-2:] for shape in shapes for _ in range(math.prod(shape[:-2]))]
 
 
 def shared_weights(network: Network) -> int:

@@ -14,11 +14,11 @@ from mtrl_conic.networks.initial import orthogonal
 from mtrl_conic.networks.layers import (
     Recorder,
     Views,
+    head,
     layer_norm,
     layer_norm_parameters,
     linear,
     linear_parameters,
-    task_linear,
 )
 from mtrl_conic.networks.layout import Parameter
 from mtrl_conic.networks.protocol import Network
@@ -66,6 +66,4 @@ class Residual(Network):
         x = torch.relu_(normal(self._stem, x.flatten(1, 2)))
         for first, second in self._pairs:
             x = x + normal(second, torch.relu_(normal(first, x)))
-        if self.heads == "task":
-            return task_linear(params, self._last, x.unflatten(1, tasks_and_rows), recorder)
-        return linear(params, self._last, x, recorder).unflatten(1, tasks_and_rows)
+        return head(params, self._last, x.unflatten(1, tasks_and_rows), self.heads == "task", recorder)

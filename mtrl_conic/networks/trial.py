@@ -87,6 +87,9 @@ class _Seen:
     def shared_vector(self, name: str, delta: Tensor) -> None:
         self._see(name, False, delta)
 
+    def shared_tensor(self, name: str, gradient: Tensor, shares: Tensor | None = None) -> None:
+        self._see(name, False, gradient)
+
     def task_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
         self._see(name, True, delta)
 
