@@ -81,7 +81,8 @@ def layout_of(nets: Iterable[Network]) -> Layout:
 
 def shared_matrices(network: Network) -> list[tuple[int, ...]]:
     """The shapes (O, I) of the matrices that all tasks share, in the order in which the network names them."""
-    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) > 1]
+    named = network.parameters.items()
+    shapes = [each.shape for name, each in named if name.endswith(".weight") and not each.per_task]
     return [shape[-2:] for shape in shapes for _ in range(math.prod(shape[:-2]))]
 
 
