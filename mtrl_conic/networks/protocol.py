@@ -79,7 +79,9 @@ def layout_of(nets: Iterable[Network]) -> Layout:
     return Layout({name: parameter for net in nets for name, parameter in net.parameters.items()})
 
 
-def shared_weights(network: Network) -> int:
-    """How many numbers there are in matrices that all tasks share."""
-    shapes = [each.shape for each in network.parameters.values() if not each.per_task and len(each.shape) == 2]
-    return sum(map(math.prod, shapes))
+def weights_per_row(network: Network) -> int:
+    """How many numbers a row is multiplied by: matrices that all tasks share, or its task's own if they are more."""
+    every = network.parameters.values()
+    shared = [each.shape for each in every if not each.per_task and len(each.shape) == 2]
+    own = [each.shape[1:] for each in every if each.per_task and len(each.shape) == 3]
+    return max(sum(map(math.prod, shapes)) for shapes in (shared, own))
