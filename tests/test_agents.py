@@ -64,7 +64,7 @@ class Only(LS):
 
 
 def small(name):
-    settings = compose_config(["env=toy", f"agent={name}"], OWN).agent
+    settings = compose_config(["env=toy", f"agent={name}", f"combiner={COMBINER.get(name, 'conicgrad')}"], OWN).agent
 
     def has(key):
         found = settings

@@ -30,7 +30,7 @@ class TaskInput:
     def __call__(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """Inputs [S, T, B, O + `size`] for observations [S, T, B, O] of T tasks, by default all K in order."""
         if not self.size:
-            return observation
+            return observation.to(self._task_id.dtype)
         chosen = self._task_id if tasks is None else self._task_id[list(tasks)]
         task_id = chosen.view(1, -1, 1, self.size).expand(*observation.shape[:3], -1)
         return torch.cat((observation, task_id), -1)
