@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TOY, train_here
+from meta_device import OneDevice, update_and_act
+from test_capture import RecordedOnTheHost
 
 from mtrl_conic.agents.losses import temperature_weights
 from mtrl_conic.agents.replay import Batch
 from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.training.device_steps import device_steps
 from mtrl_conic.training.summary import starting
 
 S, K, B, O, A = 2, 3, 5, 6, 2
@@ -73,6 +76,19 @@ def test_losses_are_weighted_before_the_combiner_sees_them(combiner, monkeypatch
             torch.testing.assert_close(weighted, weights * plain)
     torch.testing.assert_close(agents[0].temperatures.log, agents[1].temperatures.log)
     assert not torch.equal(agents[0].temperatures.log, logarithms)
+
+
+@pytest.mark.parametrize("agent", ["stl", "soft_modularization"])
+def test_no_step_reads_or_moves_a_number(agent, without_numbers):
+    config = compose_config(["env=toy", f"agent={agent}", "combiner=ls", "agent.network.hidden_sizes=[7]"])
+    made = config.make_agent()
+    made.warmup_steps, made.capacity_per_task, made.batch_size_per_task = 0, 20, B
+    made.setup(replace(config.setting(), seeds=range(S), device="meta"))
+    made.memory.write_rows(0, torch.zeros(S, K, 20, 2 * O + A + 2, device="meta"))
+    steps = device_steps(made, make_graph=RecordedOnTheHost)
+    steps.update()
+    with OneDevice():
+        update_and_act(steps, torch.zeros(S, K, 1, O, device="meta"), A)
 
 
 def test_no_gradient_goes_through_the_weights():
