@@ -77,6 +77,9 @@ def test_the_network_works_with_every_agent(agent, critic, tmp_path, monkeypatch
 def test_agents_leave_the_arguments_of_networks_to_the_networks_own_files(agent):
     """Otherwise another network would be given those of the default one."""
     loaded = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "agent" / f"{agent}.yaml"))
-    chosen = [key.partition("@")[2] for each in loaded["defaults"] if isinstance(each, dict) for key in each]
+    bases = [each for each in loaded["defaults"] if isinstance(each, str) and each != "_self_"]
+    of_bases = [OmegaConf.load(CONFIG_DIR / "agent" / f"{base}.yaml").defaults for base in bases]
+    listed = [each for defaults in (loaded["defaults"], *of_bases) for each in defaults if not isinstance(each, str)]
+    chosen = [key.partition("@")[2] for each in listed for key in each]
     assert {"network", "critic_network"} <= {*chosen}
     assert not [key for key in chosen if isinstance(loaded.get(key), dict)]

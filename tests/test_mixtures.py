@@ -15,7 +15,7 @@ from mtrl_conic.networks.initial import constant
 from mtrl_conic.networks.layout import Layout, Parameter
 from mtrl_conic.networks.moore import MOORE, orthonormal
 from mtrl_conic.networks.paco import PaCo
-from mtrl_conic.networks.protocol import layout_of, shared_weights
+from mtrl_conic.networks.protocol import layout_of, weights_per_row
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.system.streams import SeedStreams
@@ -221,7 +221,7 @@ def test_the_page_has_the_number_of_parameters(name):
     )
     for net in (actor, critic):
         assert f"{layout_of([net]).size:,}" in section
-    assert shared_weights(actor) > 0.97 * layout_of([actor]).size  # which say what an update is worth
+    assert weights_per_row(actor) > 0.97 * layout_of([actor]).size  # which say what an update is worth
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ class BRC(MultiTaskSAC):
             clip=clip,
             discount=discount,
             tau=tau,
+            temperatures="shared",
             initial_temperature=initial_temperature,
             target_entropy=target_entropy,
             critic_head="distributional",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.agents.losses import critic_losses
-from mtrl_conic.system.validation import positive, whole
+from mtrl_conic.system.validation import choice, positive, whole
 
 Backup = Callable[[Tensor], Tensor]  # from a value of the next state, [..., S, K, B], to that of this one
 
@@ -113,3 +113,17 @@ class DistributionalHead(CategoricalHead):
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         return self.cross_entropy(outputs, target)
+
+
+def make_head(kind: str, num_bins: int, limit: float) -> CriticHead:
+    """A "scalar", a "categorical" or a "distributional" head.
+
+    Raises:
+        ValueError: for another `kind`, named `critic_head`, or `num_bins` and `limit` that none could have.
+    """
+    heads: dict[str, CriticHead] = {
+        "scalar": ScalarHead(),
+        "categorical": CategoricalHead(num_bins, limit),
+        "distributional": DistributionalHead(num_bins, limit),
+    }
+    return heads[choice("critic_head", kind, tuple(heads))]

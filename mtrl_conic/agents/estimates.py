@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mtrl_conic.networks.protocol import Network, layout_of, shared_matrices, shared_weights
+from mtrl_conic.networks.protocol import Network, layout_of, shared_matrices, weights_per_row
 
 FLOAT = 4  # bytes
 _COPIES = 4  # of each weight: itself, its gradient, Adam's two moments
@@ -19,8 +19,11 @@ def weight_bytes(networks: NetworksBy) -> dict[str, int]:
 
 
 def multiplications(networks: NetworksBy, rows: int) -> float:
-    """Those of a forward pass of the largest network in the layers that tasks share, which are nearly all of it."""
-    return rows * max(shared_weights(nets[0]) for nets in networks.values())
+    """Those of a forward pass of the largest network in the layers that tasks share, which are nearly all of it.
+
+    Where each task has its own layers, in those.
+    """
+    return rows * max(weights_per_row(nets[0]) for nets in networks.values())
 
 
 class Product(NamedTuple):

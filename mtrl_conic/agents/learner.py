@@ -14,8 +14,22 @@ from mtrl_conic.agents.optimizer import MakeOptimizer
 from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.gradients.recorder import TaskGradients
+from mtrl_conic.networks.layout import Layout
 from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.system.streams import SeedStreams
+
+
+def require_shared(name: str, layout: Layout, combiner: Combiner) -> None:
+    """See that there is something to combine.
+
+    Raises:
+        ValueError: the tasks of the network of that name share no parameters, and the combiner looks at gradients.
+    """
+    if layout.shared_size == 0 and combiner.requires != "losses":
+        raise ValueError(
+            f"{type(combiner).__name__} combines gradients of parameters that tasks share, and the tasks of the {name}"
+            " share none (with gradient_scope=all neither); choose combiner=ls, or another one that weighs losses"
+        )
 
 
 class Learner:
@@ -30,6 +44,10 @@ class Learner:
         make_optimizer: from the parameters and the gradient [S, P] that it is to follow.
         clip: bounds that gradient.
         scope: which parameters' gradients are combined: the "shared" ones, or "all".
+        reduction: with "sum" the gradient that is bounded and followed is K times that with "mean".
+
+    Raises:
+        ValueError: tasks that share nothing, and a combiner of their gradients.
 
     Attributes:
         params: [S, P].
@@ -47,12 +65,15 @@ class Learner:
         make_optimizer: MakeOptimizer,
         clip: Clip,
         scope: str = "shared",
+        reduction: str = "mean",
     ) -> None:
         self.name, self.combiner, self.clip = name, combiner, clip
+        self.layout = layout_of(nets)
+        require_shared(name, self.layout, combiner)
         combiner.network = name
         combiner.setup(setting.seeds, setting.num_tasks, setting.device)
-        self.layout = layout_of(nets)
         num_seeds, num_tasks = setting.cells
+        self._factor = num_tasks if reduction == "sum" else 1
         device, dtype = setting.device, setting.dtype
         self.params = torch.zeros(num_seeds, self.layout.size, device=device, dtype=dtype)
         self.layout.initialize(self.params, streams)
@@ -74,6 +95,8 @@ class Learner:
         detached = losses.detach()
         memory = self.combiner.snapshot()
         self._fill_gradients(losses, detached)
+        if self._factor > 1:
+            self.gradients.flat.mul_(self._factor)
         norm = self.clip(self.layout, self.gradients.flat)
         name = self.name
         health.check(name, detached, norm)

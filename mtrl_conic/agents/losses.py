@@ -63,3 +63,17 @@ def actor_losses(log_prob: Tensor, value: Tensor, temperature: Tensor) -> Tensor
 def temperature_losses(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
     """-log α · mean(log π + target entropy): log_temperature [S, K], log_prob [S, K, B] → [S, K]."""
     return -log_temperature * (log_prob.mean(-1) + target_entropy)
+
+
+def temperature_weights(log_temperature: Tensor) -> Tensor:
+    """Weights of the tasks' losses, K softmax(-log α): those of tasks whose policies are sure count more.
+
+    As in the public code of Soft Modularization; its paper (arXiv 2003.13661) has softmax(-α).
+
+    Args:
+        log_temperature: [S, K].
+
+    Returns:
+        [S, K], of mean 1 in each seed, without a gradient.
+    """
+    return log_temperature.shape[-1] * (-log_temperature.detach()).softmax(-1)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mtrl_conic.agents.actor_critic import ActorCritic
+from mtrl_conic.agents.actor_critic import ActorCritic, actor_views
 from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.gaussian import GaussianPolicy, TaskVector
 from mtrl_conic.agents.health import Health
@@ -36,7 +36,7 @@ from mtrl_conic.agents.rollout import Minibatches, Rollout
 from mtrl_conic.agents.squashed import TaskInput
 from mtrl_conic.agents.values import ValueFunction
 from mtrl_conic.networks.layers import Recorder
-from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
@@ -123,6 +123,9 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
                 f"anneal_steps must be null or at least steps_per_task, {steps_per_task}, not {self.anneal_steps}: the"
                 " learning rate would be 0 from there on"
             )
+
+    def learner_nets(self, setting: Setting) -> dict[str, list[Network]]:
+        return {"critic": [self._critic_net(setting)], "actor": [*self._actor_nets(setting)]}
 
     def networks_for(self, setting: Setting) -> dict[str, list[Network]]:
         return {"network": [*self._actor_nets(setting)], "critic_network": [self._critic_net(setting)]}
@@ -259,26 +262,19 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
     def state_dict(self) -> dict[str, Any]:
         """All of it; between vector steps no update is due, so that the rows of the last rollout are no part of it."""
         return {
-            "actor": self.actor.state_dict(),
-            "critic": self.critic.state_dict(),
+            **super().state_dict(),
             "observations": self.moments.state_dict(),
             "returns": self.values.state_dict(),
             "rollout": self.rollout.state_dict(),
             "steps": self.steps,
-            "health": self.health.state_dict(),
-            "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.actor.load_state_dict(state["actor"])
-        self.critic.load_state_dict(state["critic"])
+        super().load_state_dict(state)
         self.moments.load_state_dict(state["observations"])
         self.values.load_state_dict(state["returns"])
         self.rollout.load_state_dict(state["rollout"])
         self.steps = state["steps"]
-        self.health.load_state_dict(state["health"])
-        for name, stream in self.streams.items():
-            stream.load_state_dict(state["streams"][name])
 
     def policy_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         return {"params": state["actor"]["params"], "observations": state["observations"]}
@@ -286,12 +282,10 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
     def policy(self, setting: Setting, state: Mapping[str, Any]) -> GaussianPolicy:
         inputs = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
         nets = self._actor_nets(setting)
-        layout = layout_of(nets)
-        if state["params"].shape != (len(setting.seeds), layout.size):
-            raise ValueError(f"an actor has {layout.size} parameters, here are {state['params'].shape[-1]}")
+        views = actor_views(nets, setting, state)
         moments = RunningMoments(setting, _LIMIT)
         moments.load_state_dict(state["observations"])
-        return GaussianPolicy(*nets, layout.views(state["params"].to(setting.device)), moments, inputs)
+        return GaussianPolicy(*nets, views, moments, inputs)
 
 
 def _has_task_heads(network: Network) -> bool:

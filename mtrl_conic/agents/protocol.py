@@ -91,7 +91,8 @@ class Agent(ABC):
 
     It is made in two phases. The constructor takes the hyperparameters as keyword arguments, checks them and raises
     `ValueError` that names the value and the range ("tau must be ..., not 2"); it builds nothing. `setup` builds. What
-    needs no setup (`needs`, `work`, `products`, `check`, `policy`) may be asked of an agent that is not set up.
+    needs no setup (`needs`, `work`, `products`, `parameter_counts`, `check`, `policy`) may be asked of an agent that is
+    not set up.
 
     For each vector step the training loop calls `explore`, `observe` and, as often as `updates_due` says, `update`.
     The agent owns its memory: a replay, or a rollout.
@@ -217,6 +218,10 @@ class Agent(ABC):
 
     def needs(self, setting: Setting) -> dict[str, int]:
         """The least bytes of the device's memory that single hyperparameters ask for, by their names."""
+        return {}
+
+    def parameter_counts(self, setting: Setting) -> dict[str, int]:
+        """How many numbers a seed learns in each network, by its name; targets and temperatures aside."""
         return {}
 
     def work(self, setting: Setting) -> float:

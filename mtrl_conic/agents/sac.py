@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_conic.agents.actor_critic import ActorCritic
+from mtrl_conic.agents.actor_critic import ActorCritic, actor_views
 from mtrl_conic.agents.clipping import CLIPS
-from mtrl_conic.agents.critic_heads import CategoricalHead, CriticHead, DistributionalHead, ScalarHead
+from mtrl_conic.agents.critic_heads import make_head
 from mtrl_conic.agents.estimates import Product, products_of
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
-from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target
+from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target, temperature_weights
 from mtrl_conic.agents.off_policy import OffPolicyAgent
 from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
 from mtrl_conic.agents.reward_scales import ConstantScale, ReturnScale, RewardScale
 from mtrl_conic.agents.squashed import EmbeddedTaskInput, SquashedGaussianPolicy, TaskInput
-from mtrl_conic.agents.temperature import Temperatures
+from mtrl_conic.agents.temperature import REDUCTIONS, Temperatures
 from mtrl_conic.networks.layers import Recorder, Views
-from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
@@ -45,7 +45,8 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         clip: what it bounds: "network", the whole of it, or "task", the shared part and each task's own.
         discount: γ.
         tau: the share of the critics in each update of their targets.
-        initial_temperature: one per task.
+        temperatures: one for each "task", or one "shared" by all.
+        initial_temperature: of each.
         target_entropy: in nats, per task; None for minus the number of action dimensions.
         reward_scale: factor of the rewards in the critics' targets.
         normalise_returns: divide rewards by the largest return of their task so far, and multiply by `value_limit`, in
@@ -53,6 +54,9 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         critic_head: what a critic's outputs are: "scalar", the value, or a distribution over values, which learns from
             the value of the next state, "categorical", or from its distribution, "distributional".
         value_bins, value_limit: of a distribution: values from minus the limit to the limit.
+        loss_weighting: of critics and actor, before they are combined: "none", or by "temperature",
+            K softmax(-log α) (Soft Modularization, arXiv 2003.13661).
+        loss_reduction: what is learned follows the "mean" of the tasks' losses, or their "sum", as it would alone.
         gradient_scope: which parameters' gradients are combined: "shared" or "all".
     """
 
@@ -73,6 +77,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         clip: str = "network",
         discount: float = 0.99,
         tau: float = 0.005,
+        temperatures: str = "task",
         initial_temperature: float = 1.0,
         target_entropy: float | None = None,
         reward_scale: float = 1.0,
@@ -80,6 +85,8 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         critic_head: str = "scalar",
         value_bins: int = 101,
         value_limit: float = 10.0,
+        loss_weighting: str = "none",
+        loss_reduction: str = "mean",
         gradient_scope: str = "shared",
     ) -> None:
         super().__init__(warmup_steps, batch_size_per_task, capacity_per_task, updates_per_step)
@@ -94,6 +101,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.clip = choice("clip", clip, tuple(CLIPS))
         self.discount = number("discount", discount, 0, 1, low_included=False)
         self.tau = number("tau", tau, 0, 1, low_included=False)
+        self.shared_temperature = choice("temperatures", temperatures, ("task", "shared")) == "shared"
         self.initial_temperature = positive("initial_temperature", initial_temperature)
         if target_entropy is not None:
             number("target_entropy", target_entropy, -1e6, 1e6)
@@ -101,24 +109,18 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.reward_scale = positive("reward_scale", reward_scale)
         self.normalise_returns = flag("normalise_returns", normalise_returns)
         self.value_limit = positive("value_limit", value_limit)
-        heads: dict[str, CriticHead] = {
-            "scalar": ScalarHead(),
-            "categorical": CategoricalHead(value_bins, value_limit),
-            "distributional": DistributionalHead(value_bins, value_limit),
-        }
-        self.head = heads[choice("critic_head", critic_head, tuple(heads))]
+        self.head = make_head(critic_head, value_bins, value_limit)
+        self.loss_weighting = choice("loss_weighting", loss_weighting, ("none", "temperature"))
+        self.loss_reduction = choice("loss_reduction", loss_reduction, tuple(REDUCTIONS))
         self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
 
     def setup(self, setting: Setting) -> None:
         super().setup(setting)
-        self.streams |= {
-            name: SeedStreams(setting.seeds, name, setting.device) for name in ("initialization", "policy")
-        }
-        more = self._task_size(setting)
-        self.actor_net = self._actor_net(setting, more)
-        self.critic_nets = self._critic_nets(setting, more)
-        self.actor = self._learner("actor", [self.actor_net], setting)
-        self.critic = self._learner("critic", [*self.critic_nets, *self._task_nets(setting)], setting)
+        for name in ("initialization", "policy"):
+            self.streams[name] = SeedStreams(setting.seeds, name, setting.device)
+        nets = self.learner_nets(setting)
+        self.actor_net, self.critic_nets = nets["actor"][0], nets["critic"][: self.num_critics]
+        self.actor, self.critic = (self._learner(name, nets[name], setting) for name in ("actor", "critic"))
         self.inputs = self._task_input(setting, self.critic.views)
         self.target_params = self.critic.params.clone()
         self.target_views = self.critic.layout.views(self.target_params)
@@ -127,6 +129,11 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.greedy = SquashedGaussianPolicy(self.actor_net, self.actor.views, self.inputs)
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
+
+    def learner_nets(self, setting: Setting) -> dict[str, list[Network]]:
+        more = self._task_size(setting)
+        critic = [*self._critic_nets(setting, more), *self._task_nets(setting)]
+        return {"critic": critic, "actor": [self._actor_net(setting, more)]}
 
     def _task_size(self, setting: Setting) -> int:
         """How many numbers join the observation."""
@@ -142,7 +149,8 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
 
     def _temperatures(self, setting: Setting) -> Temperatures:
         entropy = -float(setting.action_size) if self.target_entropy is None else self.target_entropy
-        return Temperatures(setting, self.initial_temperature, entropy, self._optimizer())
+        how = (self._optimizer(), self.shared_temperature, self.loss_reduction)
+        return Temperatures(setting, self.initial_temperature, entropy, *how)
 
     def _reward_scale(self, setting: Setting) -> RewardScale:
         if not self.normalise_returns:
@@ -182,9 +190,8 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
-        clip = CLIPS[self.clip](self.max_grad_norm)
-        combiner = setting.make_combiner(name)
-        return Learner(name, nets, combiner, setting, streams, optimizer, clip, self.gradient_scope)
+        how = (CLIPS[self.clip](self.max_grad_norm), self.gradient_scope, self.loss_reduction)
+        return Learner(name, nets, setting.make_combiner(name), setting, streams, optimizer, *how)
 
     def _optimizer(self, weight_decay: float = 0.0, beta1: float = 0.9) -> MakeOptimizer:
         rate, epsilon = self.learning_rate, self.adam_epsilon
@@ -216,9 +223,11 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         outputs = self._outputs(self.critic.views, batch.observation, batch.action, self.critic.gradients)
 
         def losses_again() -> Tensor:
-            return self.head.losses(self._outputs(self.critic.views, batch.observation, batch.action), target)
+            again = self._outputs(self.critic.views, batch.observation, batch.action)
+            return self._weighted(self.head.losses(again, target))
 
-        metrics = self.critic.step(self.head.losses(outputs, target), self.health, losses_again)
+        losses = self._weighted(self.head.losses(outputs, target))
+        metrics = self.critic.step(losses, self.health, losses_again)
         return self.head.values(outputs.detach()), metrics
 
     def _learn_actions(self, observation: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -229,13 +238,17 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         def losses_of(outputs: Tensor) -> tuple[Tensor, Tensor]:
             action, log_prob = squashed_gaussian(outputs, noise)
             value = self._value(self.critic.views, observation, action)
-            return actor_losses(log_prob, value, temperature), log_prob
+            return self._weighted(actor_losses(log_prob, value, temperature)), log_prob
 
         def losses_again() -> Tensor:
             return losses_of(self.actor_net(self.actor.views, inputs))[0]
 
         losses, log_prob = losses_of(self.actor_net(self.actor.views, inputs, self.actor.gradients))
         return log_prob.detach(), self.actor.step(losses, self.health, losses_again)
+
+    def _weighted(self, losses: Tensor) -> Tensor:
+        """Losses [S, K] as the combiner is to see them."""
+        return losses if self.loss_weighting == "none" else losses * temperature_weights(self.temperatures.log)
 
     def _noise(self, stream: str, like: Tensor) -> Tensor:
         return self.streams[stream].normal_(like.new_empty(*like.shape[:3], self._action_size))
@@ -264,34 +277,23 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "actor": self.actor.state_dict(),
-            "critic": self.critic.state_dict(),
+            **super().state_dict(),
             "target_params": self.target_params,
             **self.temperatures.state_dict(),
             "rewards": self.rewards.state_dict(),
-            "health": self.health.state_dict(),
-            "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if "health" not in state:
             raise ValueError("its checkpoints are of an earlier version, which can be evaluated but not resumed")
-        self.actor.load_state_dict(state["actor"])
-        self.critic.load_state_dict(state["critic"])
+        super().load_state_dict(state)
         self.target_params.copy_(state["target_params"])
         self.temperatures.load_state_dict(state)
         self.rewards.load_state_dict(state.get("rewards", {}))  # checkpoints of 0.1.0 have none, as there was no state
-        self.health.load_state_dict(state["health"])
-        for name, stream in self.streams.items():
-            stream.load_state_dict(state["streams"][name])
 
     def policy_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         return {"params": state["actor"]["params"]}
 
     def policy(self, setting: Setting, state: Mapping[str, Any]) -> SquashedGaussianPolicy:
         net = self._actor_net(setting, self._task_size(setting))
-        layout = layout_of([net])
-        if state["params"].shape != (len(setting.seeds), layout.size):
-            raise ValueError(f"an actor has {layout.size} parameters, here are {state['params'].shape[-1]}")
-        views = layout.views(state["params"].to(setting.device))
-        return SquashedGaussianPolicy(net, views, self._task_input(setting, state))
+        return SquashedGaussianPolicy(net, actor_views([net], setting, state), self._task_input(setting, state))

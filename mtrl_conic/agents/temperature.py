@@ -11,6 +11,8 @@ from mtrl_conic.agents.losses import temperature_losses
 from mtrl_conic.agents.optimizer import MakeOptimizer
 from mtrl_conic.agents.protocol import Setting
 
+REDUCTIONS = {"mean": torch.mean, "sum": torch.sum}  # of losses over the tasks
+
 
 class Temperatures:
     """Temperatures that hold the policy's entropy at a target.
@@ -21,6 +23,7 @@ class Temperatures:
         target_entropy: in nats per task.
         make_optimizer: of the logarithms [S, K].
         shared: the tasks of a seed have one temperature, which is in all K places.
+        reduction: the step follows the "mean" of the tasks' losses, or their "sum".
 
     Attributes:
         log: logarithms [S, K].
@@ -33,9 +36,11 @@ class Temperatures:
         target_entropy: float,
         make_optimizer: MakeOptimizer,
         shared: bool = False,
+        reduction: str = "mean",
     ) -> None:
         start = torch.tensor(initial, dtype=setting.dtype).log().item()
         self.target_entropy, self._shared = target_entropy, shared
+        self._reduce = REDUCTIONS[reduction]
         self.log = torch.full(setting.cells, start, device=setting.device, dtype=setting.dtype)
         self._gradient = torch.zeros_like(self.log)
         self._optimizer = make_optimizer(self.log, self._gradient)
@@ -45,7 +50,7 @@ class Temperatures:
         log_temperature = self.log.detach().requires_grad_()
         losses = temperature_losses(log_temperature, log_prob, self.target_entropy)
         # The seeds' losses are added: a mean over them would shrink each one's step.
-        gradient = torch.autograd.grad(losses.mean(1).sum(), log_temperature)[0]
+        gradient = torch.autograd.grad(self._reduce(losses, 1).sum(), log_temperature)[0]
         self._gradient.copy_(gradient.sum(1, keepdim=True) if self._shared else gradient)
         self._optimizer.step(halted)
 

@@ -1,4 +1,4 @@
-"""A shared trunk with one linear head per task."""
+"""A shared trunk with one linear head per task, or one for all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEAD_BOUND = 3e-3  # of the heads' initial weights: the first values and action
 
 
 class MultiHeadMLP(Network):
-    """A shared trunk of ReLU layers and one linear head per task.
+    """A shared trunk of ReLU layers and one linear head per task, or one for all.
 
     Args:
         hidden_sizes: widths of the trunk's layers.
@@ -26,6 +26,7 @@ class MultiHeadMLP(Network):
         initialization: of the weights: "uniform", with He's variance in the trunk and near 0 in the heads, or
             "orthogonal".
         head_gain: of orthogonal heads; that of the trunk is √2.
+        heads: one for each "task", or one "shared" by all tasks.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class MultiHeadMLP(Network):
         layer_norm: bool = False,
         initialization: str = "uniform",
         head_gain: float = 1.0,
+        heads: str = "task",
     ) -> None:
         self.hidden_sizes = widths("hidden_sizes", hidden_sizes)
         self.layer_norm = flag("layer_norm", layer_norm)
         self.initialization = choice("initialization", initialization, ("uniform", "orthogonal"))
         self.head_gain = positive("head_gain", head_gain)
+        self.heads = choice("heads", heads, ("task", "shared"))
 
     def setup(self, name: str, input_size: int, output_size: int, num_tasks: int) -> None:
         self.layers = [f"{name}.trunk.{index}" for index in range(len(self.hidden_sizes))]
@@ -48,7 +51,8 @@ class MultiHeadMLP(Network):
         for layer, fan_out in zip(self.layers, self.hidden_sizes, strict=True):
             self.parameters |= linear_parameters(layer, fan_in, fan_out, self._initial(fan_in))
             fan_in = fan_out
-        self.parameters |= linear_parameters(self.head, fan_in, output_size, self._initial(), num_tasks)
+        tasks = num_tasks if self.heads == "task" else None
+        self.parameters |= linear_parameters(self.head, fan_in, output_size, self._initial(), tasks)
 
     def _initial(self, fan_in: int | None = None) -> Initial:
         """Of a trunk layer with that many inputs; without, of the heads."""
@@ -64,4 +68,6 @@ class MultiHeadMLP(Network):
             if self.layer_norm:
                 x = F.layer_norm(x, x.shape[-1:])
             x = torch.relu_(x)
+        if self.heads == "shared":
+            return linear(params, self.head, x, recorder).unflatten(1, tasks_and_rows)
         return task_linear(params, self.head, x.unflatten(1, tasks_and_rows), recorder)

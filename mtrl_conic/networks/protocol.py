@@ -86,6 +86,7 @@ def shared_matrices(network: Network) -> list[tuple[int, ...]]:
     return [shape[-2:] for shape in shapes for _ in range(math.prod(shape[:-2]))]
 
 
-def shared_weights(network: Network) -> int:
-    """How many numbers there are in matrices that all tasks share."""
-    return sum(map(math.prod, shared_matrices(network)))
+def weights_per_row(network: Network) -> int:
+    """How many numbers a row is multiplied by: matrices that all tasks share, or its task's own if they are more."""
+    own = [each.shape[1:] for each in network.parameters.values() if each.per_task and len(each.shape) == 3]
+    return max(sum(map(math.prod, shapes)) for shapes in (shared_matrices(network), own))

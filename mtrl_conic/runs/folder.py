@@ -82,7 +82,8 @@ def _record(config: TrainConfig, run_dir: Path) -> None:
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     path = run_dir / "provenance.json"
     pieces = _pieces(path)
-    pieces.append(provenance(config.torch_device()))
+    parameters = config.make_agent().parameter_counts(config.setting())
+    pieces.append(provenance(config.torch_device()) | {"parameters_per_seed": parameters})
     _note_threads(config, pieces)
     write_whole(path, json.dumps({"pieces": pieces}, indent=2) + "\n")
 

@@ -16,7 +16,9 @@ def starting(config: TrainConfig) -> str:
     """What the run is about to spend seconds on."""
     workers, envs = config.workers, config.num_envs
     where = f"in {workers} process{'es' * (workers > 1)}" if workers else "in this process"
-    return f"starting: goals are drawn, {envs} environment{'s' * (envs > 1)} built {where} ..."
+    counts = config.make_agent().parameter_counts(config.setting())
+    learned = "".join(f"\n{name}: {count:,} parameters per seed" for name, count in counts.items())
+    return f"starting: goals are drawn, {envs} environment{'s' * (envs > 1)} built {where} ...{learned}"
 
 
 def too_short(config: TrainConfig) -> str | None:
