@@ -1,4 +1,4 @@
-"""Combiners × seeds, each pair a process and a run folder: `python -m mtrl_conic.sweep`."""
+"""Combiners or variants × seeds, each pair a process and a run folder: `python -m mtrl_conic.sweep`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
+       sweep_seeds.sh variants=<file> "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
 
-Trains each combiner with each entry of <seeds>, one process and one run folder per pair:
+Trains each combiner, or each variant of a file, with each entry of <seeds>, one process and one run folder per pair:
 
   "ls cagrad" "0 1 2" runs/s     six runs of one seed: runs/s/ls/seed_0, runs/s/ls/seed_1, ...
   "ls cagrad" "0,1,2" runs/s     two runs with all three seeds in one process: runs/s/ls/seeds_0_1_2, ...
   "ls cagrad" "0,1 2,3" runs/s   four runs of two seeds
+  variants=fast_ablation "0,1,2" runs/a   runs/a/base/seeds_0_1_2, runs/a/action_repeat_2/seeds_0_1_2, ...
+
+A file of variants is configs/sweep/<file>.yaml, DIR/sweep/<file>.yaml, or a path that ends in .yaml. It holds settings
+of all variants, which the command line may change, and what each variant changes.
 
 jobs=N (1) runs N processes at a time; with more than one, what they print goes to <run folder>.log.
 Other arguments go to every run: `python -m mtrl_conic.train --help` lists them.
@@ -67,11 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         if len(arguments) < 3:
-            raise ConfigError("combiners, seeds and a folder are needed; --help explains")
-        combiners, seeds, folder, *rest = arguments
+            raise ConfigError("combiners (or variants=FILE), seeds and a folder are needed; --help explains")
+        what, seeds, folder, *rest = arguments
         folder = _path(folder)
         jobs = _jobs([each for each in rest if each.startswith("jobs=")])
-        runs = list_runs(combiners.split(), seeds.split(), folder, [e for e in rest if not e.startswith("jobs=")])
+        runs = list_runs(what, seeds.split(), folder, [e for e in rest if not e.startswith("jobs=")])
         return Sweep(runs, Path(folder), jobs).run()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -92,36 +97,89 @@ def _jobs(given: list[str]) -> int:
     return int(text)
 
 
-def list_runs(combiners: Sequence[str], seeds: Sequence[str], folder: str, rest: Sequence[str]) -> list[Job]:
+def list_runs(what: str, seeds: Sequence[str], folder: str, rest: Sequence[str]) -> list[Job]:
     """All runs of a sweep, each with its settings checked.
+
+    Args:
+        what: names of combiners, or `variants=` and the name of a file.
+        seeds: of each run, such as "0" or "0,1,2".
+        folder: of the sweep.
+        rest: the arguments that go to every run.
 
     Raises:
         ConfigError: one of them cannot be used.
     """
-    for kind, names in (("combiner", combiners), ("seeds", seeds)):
-        if not names:
-            raise ConfigError(f"{kind}: must name at least one")
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise ConfigError(f"{kind} {repeated[0]}: named twice")
-    return [_run(combiner, group, folder, rest) for combiner in combiners for group in seeds]
+    of_variants = what.startswith(_VARIANTS)
+    flags, given = _split(rest, "variant" if of_variants else "combiner")
+    rows = _variants(what.removeprefix(_VARIANTS), flags) if of_variants else _combiners(what.split())
+    _check_names("seeds", seeds)
+    return [_run(row, group, folder, flags, given) for row in rows for group in seeds]
 
 
-def _run(combiner: str, group: str, folder: str, rest: Sequence[str]) -> Job:
+_VARIANTS = "variants="
+_SET_HERE = ("seeds", "run_dir", "resume")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What runs of different seeds share: a combiner, or a variant.
+
+    Args:
+        folder: of these runs, in the sweep's.
+        defaults: settings that the command line may change.
+        changes: settings that make it what it is.
+        said: before what cannot be used of them.
+    """
+
+    folder: str
+    defaults: list[str]
+    changes: list[str]
+    said: str = ""
+
+
+def _check_names(kind: str, names: Sequence[str]) -> None:
+    if not names:
+        raise ConfigError(f"{kind}: must name at least one")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{kind} {repeated[0]}: named twice")
+
+
+def _combiners(names: Sequence[str]) -> list[Row]:
+    _check_names("combiner", names)
+    return [Row(name, [], [f"combiner={name}"]) for name in names]
+
+
+def _variants(file: str, flags: Sequence[str]) -> list[Row]:
+    from mtrl_conic.settings.overrides import quote
+    from mtrl_conic.settings.variants import folder_name, read_variants
+
+    found = read_variants(file, flags[1::2], ("variant", *_SET_HERE))
+    return [
+        Row(folder_name(name), found.settings, [*changes, f"variant={quote(name)}"], f"variant {name}: ")
+        for name, changes in found.changes.items()
+    ]
+
+
+def _run(row: Row, group: str, folder: str, flags: list[str], given: list[str]) -> Job:
     from mtrl_conic.runs.records import check_logger
     from mtrl_conic.settings.compose import compose_config
+    from mtrl_conic.settings.variants import layered
 
     if not re.fullmatch(r"(0|[1-9]\d*)(,(0|[1-9]\d*))*", group):
         raise ConfigError(f"seeds {group}: must be numbers, such as 0 or 0,1,2 for three in one process")
-    name = f"{combiner}/seed{'s' if ',' in group else ''}_{group.replace(',', '_')}"
-    flags, overrides = _split(rest)
-    overrides += [f"combiner={combiner}", f"seeds=[{group}]", f"run_dir={Path(folder, name)}"]
-    config = compose_config(overrides, flags[1::2])
-    check_logger(config.logger)
+    name = f"{row.folder}/seed{'s' if ',' in group else ''}_{group.replace(',', '_')}"
+    overrides = layered(row.defaults, given, row.changes)
+    overrides += [f"seeds=[{group}]", f"run_dir={Path(folder, name)}"]
+    try:
+        config = compose_config(overrides, flags[1::2])
+        check_logger(config.logger)
+    except ConfigError as error:
+        raise ConfigError(f"{row.said}{error}") from error
     return Job(name, [*flags, *overrides, "resume=auto"], config)
 
 
-def _split(rest: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags, as pairs, and overrides."""
+def _split(rest: Sequence[str], own: str) -> tuple[list[str], list[str]]:
+    """Flags, as pairs, and overrides; `own` is a setting that the sweep sets, beside those of all sweeps."""
     flags: list[str] = []
     overrides: list[str] = []
     arguments = iter(rest)
@@ -131,7 +189,7 @@ def _split(rest: Sequence[str]) -> tuple[list[str], list[str]]:
             flags += ["--config-dir", value if equals else next(arguments, "")]
         elif flag.startswith("-"):
             raise ConfigError(f"{argument}: no such option; there are --config-dir and --help")
-        elif flag in ("combiner", "seeds", "run_dir", "resume"):
+        elif flag in (own, *_SET_HERE):
             raise ConfigError(f"{argument}: the sweep sets {flag} itself")
         else:
             overrides.append(argument)

@@ -43,6 +43,7 @@ settings (default)
   max_wall_seconds=N             stop with a checkpoint so long after the command was started
   matmul_precision=highest|high|medium (highest; high is TF32 on a GPU)
   logger=wandb (null)            Weights & Biases beside TensorBoard and the records
+  variant=NAME (null)            what the report calls the run
 All settings with their meaning: configs/train.yaml and the folders beside it.
 
 resume=RUN_DIR uses the stored settings; steps_per_task, device, threads, cuda_graphs, env.workers, eval.*,

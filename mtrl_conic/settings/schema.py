@@ -51,6 +51,7 @@ class TrainConfig:
     run_dir: str | None = None
     max_wall_seconds: float | None = None
     logger: str | None = None
+    variant: str | None = None
     agent: dict[str, Any] = field(default_factory=dict)
     combiner: dict[str, Any] = field(default_factory=dict)
     combiners: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single networks, by name
@@ -166,7 +167,6 @@ def validate(config: TrainConfig) -> None:
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{key}={value}: must be a positive number")
     _validate_choices(config)
-    _validate_logger(config.logger)
     _validate_seeds(config.seeds)
     _validate_env(config)
     validate_device(config.device)
@@ -196,14 +196,13 @@ _POSITIVE = ("env.timeout", "max_wall_seconds")
 
 
 def _validate_choices(config: TrainConfig) -> None:
-    for key, value, choices in (("matmul_precision", config.matmul_precision, ("highest", "high", "medium")),):
-        if value not in choices:
-            raise ConfigError(f"{key}={value}: must be one of {', '.join(choices)}")
-
-
-def _validate_logger(logger: str | None) -> None:
-    if logger not in (None, "wandb"):
-        raise ConfigError(f"logger={logger}: must be null or wandb")
+    precisions = ("highest", "high", "medium")
+    if config.matmul_precision not in precisions:
+        raise ConfigError(f"matmul_precision={config.matmul_precision}: must be one of {', '.join(precisions)}")
+    if config.logger not in (None, "wandb"):
+        raise ConfigError(f"logger={config.logger}: must be null or wandb")
+    if config.variant is not None and not (config.variant.strip() and config.variant.isprintable()):
+        raise ConfigError(f"variant={config.variant!r}: must be null or a name")
 
 
 _HIGHEST_SEED = 2**64 - 1  # all that torch's generators take
