@@ -68,7 +68,7 @@ def _report(options: Options, folders: list[Path], notes: list[str], arguments: 
 
 
 def _write(options: Options, found: list[Section], notes: list[str], command: str, count: int) -> None:
-    from mtrl_conic.report import tables
+    from mtrl_conic.report import ablation, tables
     from mtrl_conic.report.comparison import comparisons
     from mtrl_conic.report.curves import curves
     from mtrl_conic.report.diagnostics import diagnostics
@@ -80,9 +80,11 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
     contents = []
     for section in found:
         pictures = [picture for draw in (curves, comparisons, diagnostics) for picture in draw(section, colours)]
+        variants = ablation.ablation(section, found, notes)
+        pictures = [*(ablation.pictures(variants) if variants else ()), *pictures]
         content = Content(section, tables.rows(section, options.steps), pictures)
         folder = options.out / section.slug
-        write_csv(section, content.rows, folder)
+        write_csv(section, content.rows, variants, folder)
         for picture in content.pictures:
             save(picture, colours, folder)
         contents.append(content)

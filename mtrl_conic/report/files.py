@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from mtrl_conic.report import statistics, tables
+from mtrl_conic.report.ablation import Ablation
 from mtrl_conic.report.comparison import pairs
 from mtrl_conic.report.grouping import Section
 from mtrl_conic.runs.files import write_whole
 
 
-def write_csv(section: Section, results: list[tables.Row], folder: Path) -> list[Path]:
-    """Write table.csv, tasks.csv, improvement.csv, curves.csv and diagnostics.csv; returns the files."""
+def write_csv(section: Section, results: list[tables.Row], variants: Ablation | None, folder: Path) -> list[Path]:
+    """Write table.csv, tasks.csv, improvement.csv, curves.csv, diagnostics.csv, of variants ablation.csv; the files."""
     contents = {
         "table": _main(section, results),
         "tasks": _tasks(section),
@@ -24,6 +25,8 @@ def write_csv(section: Section, results: list[tables.Row], folder: Path) -> list
         "curves": _curves(section),
         "diagnostics": _diagnostics(section),
     }
+    if variants is not None:
+        contents["ablation"] = _ablation(variants)
     files = []
     for name, lines in contents.items():
         files.append(folder / f"{name}.csv")
@@ -56,6 +59,18 @@ def _tasks(section: Section) -> Lines:
             interval = statistics.stratified_interval(values[:, None], lambda drawn: drawn.mean((1, 2))) or ("", "")
             result = tables.estimate(values)
             lines.append([method.label, task, result.mean, result.error, *interval, len(values)])
+    return lines
+
+
+def _ablation(variants: Ablation) -> Lines:
+    scores = ("final_success", "final_low", "final_high", "over_training", "over_training_low", "over_training_high")
+    lines: Lines = [["variant", "action_repeat", "step", "seeds", *scores]]
+    for effect in variants.effects:
+        method = effect.method
+        line = [method.label, method.settings["env.action_repeat"], int(method.steps[-1]), len(method.seeds)]
+        for score in (effect.final, effect.area):
+            line += [score.mean, *(score.interval or ("", ""))]
+        lines.append(line)
     return lines
 
 

@@ -35,7 +35,8 @@ def load_runs(runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
         Rows in the order of the folders, seeds and steps, with the columns
         - run: the folder;
         - env, combiner: the names of their yaml files;
-        - method: the combiner's name in papers and whatever sets it apart from the other methods among the runs;
+        - method: the combiner's name in papers and whatever sets it apart from the other methods among the runs, or the
+          name of its variant;
         - seed, step, task: `step` counts environment steps per task;
         - success, return: the share of `episodes` with success and their mean return;
         - episodes, wall_seconds: episodes per task and seed; seconds of training so far;

@@ -39,6 +39,11 @@ class Method:
     budget: int
 
     @property
+    def variant(self) -> str | None:
+        """The name of the variant, where it is one."""
+        return self.settings.get("variant")
+
+    @property
     def final(self) -> Array:
         """Success [S, K] at the last step."""
         return self.success[-1]
@@ -79,6 +84,7 @@ class Section:
     slug: str
     tasks: tuple[str, ...]
     methods: list[Method] = field(default_factory=list)
+    protocol: protocol.Settings = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,6 +113,7 @@ def sections(runs: Iterable[Run], limit: int | None, notes: list[str]) -> list[S
         first, tasks = members[0], members[0].tasks
         section = Section(protocol.title(first), protocol.sentence(first), "", tasks)
         section.slug = _unique(protocol.slug(first), [other.slug for other in found])
+        section.protocol = protocol.protocol_of(first)
         section.methods = _methods(members, tasks, limit, notes)
         if section.methods:
             found.append(section)

@@ -45,7 +45,7 @@ def env_name(run: Run) -> str:
 
 
 def method_of(run: Run) -> Settings:
-    """What makes two runs the same method: combiner, agent, and the other settings it learns by."""
+    """What makes two runs the same method: combiner, agent, and the other settings it learns by; a variant's name."""
     parts = {"combiner": run.config["combiner"]}
     parts |= {f"{network}.combiner": own for network, own in run.config.get("combiners", {}).items()}
     parts["agent"] = run.config.get("agent", {})
@@ -55,7 +55,9 @@ def method_of(run: Run) -> Settings:
     found["env.num_envs_per_task"] = run.config["env"].get("num_envs_per_task", 1)
     found["env.horizon"] = run.config["env"].get("horizon")
     found["env.action_repeat"] = _repeat(run)  # where methods are compared across protocols, in `load_runs`
-    return {key: _text(value) for key, value in found.items()}
+    variant = run.config.get("variant")
+    named = {"variant": variant} if isinstance(variant, str) else {}
+    return named | {key: _text(value) for key, value in found.items()}
 
 
 def _flat(key: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -102,10 +104,10 @@ def chosen_combiner(run: Run) -> str | None:
 
 
 def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = None) -> list[str]:
-    """A name for each of several distinct methods: the combiner and what sets it apart.
+    """A name for each of several distinct methods: the combiner and what sets it apart, or that of the variant.
 
     Named are settings of the combiner in which methods of that name differ, and all others where a method departs
-    from most.
+    from most. Variants of one name are told apart by their combiners and by all settings in which they differ.
 
     Args:
         methods: their settings.
@@ -113,7 +115,8 @@ def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = No
     """
     methods = list(methods)
     pairs = zip(methods, chosen or [None] * len(methods), strict=True)
-    names = [combiner_name(*pair) + _own_combiners(pair[0]) for pair in pairs]
+    combiners = [combiner_name(*pair) + _own_combiners(pair[0]) for pair in pairs]
+    names = [_with_variant(*pair, methods, combiners) for pair in zip(methods, combiners, strict=True)]
     result = []
     for method, name in zip(methods, names, strict=True):
         alike = [other for other, its_name in zip(methods, names, strict=True) if its_name == name]
@@ -121,10 +124,19 @@ def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = No
             f"{_short(key)}={value}"
             for key, value in method.items()
             if not key.endswith(("combiner.aggregator", ".combiner._target_"))
-            and (_differs(key, alike) if _is_own(key) else _usual(key, method, methods) != value)
+            and (_differs(key, alike) if _is_own(key) or "variant" in method else _usual(key, method, methods) != value)
         ]
         result.append(" ".join([name, *words]))
     return result
+
+
+def _with_variant(method: Settings, combiner: str, methods: Sequence[Settings], combiners: Sequence[str]) -> str:
+    """The variant's name, with the combiner where those of the name differ in it; the combiner of what is none."""
+    variant = method.get("variant")
+    if variant is None:
+        return combiner
+    same = {name for other, name in zip(methods, combiners, strict=True) if other.get("variant") == variant}
+    return variant if len(same) == 1 else f"{variant}, {combiner}"
 
 
 def _usual(key: str, method: Settings, methods: Sequence[Settings]) -> Any:
@@ -136,7 +148,7 @@ def _usual(key: str, method: Settings, methods: Sequence[Settings]) -> Any:
 
 def differing(method: Settings, methods: Sequence[Settings]) -> list[str]:
     """The settings of a method, as "name=value", in which `methods` differ."""
-    shared = [key for key in method if _differs(key, methods) and not _of_combiner(key)]
+    shared = [key for key in method if _differs(key, methods) and not _of_combiner(key) and key != "variant"]
     alike = [other for other in methods if other["combiner._target_"] == method["combiner._target_"]]
     own = [key for key in method if _of_combiner(key) and _differs(key, alike)]
     return [f"{_short(key)}={method[key]}" for key in (*own, *shared)]

@@ -139,6 +139,7 @@ def save(picture: Picture, colours: Colours, folder: Path) -> list[Path]:
     """Write a picture as PNG and SVG, in light colours, with a legend of its own; returns the files."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
     panels, columns = picture.panels, min(picture.columns, len(picture.panels))
@@ -146,8 +147,12 @@ def save(picture: Picture, colours: Colours, folder: Path) -> list[Path]:
     rows = -(-len(rest) // columns)
     width = min(3.0 if columns > 2 else 4.6, panels[0].size[0]) * columns
     heights = [3.1] * picture.wide + [rest[0].size[1] * (0.72 if columns > 2 else 1)] * rows
+    names_per_row = max(1, int(width / 2.2))
+    below = 0.45 + 0.19 * max(0, -(-len(picture.legend) // names_per_row) - 2)
     with rc_context(_RC):
-        figure = Figure(figsize=(width, sum(heights) + 0.45), layout="constrained", facecolor="white")
+        figure = Figure(
+            figsize=(width, sum(heights) + below), layout=ConstrainedLayoutEngine(w_pad=0.09), facecolor="white"
+        )
         grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
         for index, panel in enumerate(panels):
             place = index - picture.wide
@@ -157,7 +162,7 @@ def save(picture: Picture, colours: Colours, folder: Path) -> list[Path]:
             axis.set_title(panel.title, loc="left", fontweight="bold")
         if picture.legend:
             lines = [Line2D([], [], linewidth=2.2, label=label, **colours.line(label)) for label in picture.legend]
-            figure.legend(handles=lines, loc="outside lower center", ncols=max(1, int(width / 2.2)), frameon=False)
+            figure.legend(handles=lines, loc="outside lower center", ncols=names_per_row, frameon=False)
         files = [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg")]
         write_picture(figure, files[0], dpi=130)
         write_picture(figure, files[1], metadata={"Date": None})

@@ -201,8 +201,9 @@ def _validate_choices(config: TrainConfig) -> None:
         raise ConfigError(f"matmul_precision={config.matmul_precision}: must be one of {', '.join(precisions)}")
     if config.logger not in (None, "wandb"):
         raise ConfigError(f"logger={config.logger}: must be null or wandb")
-    if config.variant is not None and not (config.variant.strip() and config.variant.isprintable()):
-        raise ConfigError(f"variant={config.variant!r}: must be null or a name")
+    variant = config.variant
+    if variant is not None and not (variant.strip() and variant.isprintable() and len(variant) <= 40):
+        raise ConfigError(f"variant={variant!r}: must be null or a name of at most 40 characters")
 
 
 _HIGHEST_SEED = 2**64 - 1  # all that torch's generators take

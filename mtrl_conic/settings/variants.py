@@ -51,7 +51,7 @@ def read_variants(name: str, config_dirs: Sequence[str] = (), reserved: Sequence
 
 def folder_name(variant: str) -> str:
     """The name as a folder's that no shell and no file system minds: "action repeat 2" is action_repeat_2."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", variant).strip("_.")
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", variant).strip("_.-")
 
 
 def layered(*layers: Sequence[str]) -> list[str]:
@@ -101,12 +101,12 @@ def _checked(plain: Any, reserved: Sequence[str]) -> Variants:
         raise ValueError("must have variants, with a name and a list of settings for each")
     if unknown := [key for key in plain if key not in ("settings", "variants")]:
         raise ValueError(f"{unknown[0]}: no such entry; there are settings and variants")
-    settings = _arguments("settings", plain.get("settings", []), reserved)
+    settings = _arguments("settings", plain.get("settings") or [], reserved)
     changes: dict[str, list[str]] = {}
     folders: dict[str, str] = {}
     for name, given in plain["variants"].items():
-        if not isinstance(name, str) or not folder_name(name) or not name.isprintable() or len(name) > 80:
-            raise ValueError(f"variant {name!r}: its name must be text of at most 80 characters, with a letter or digit")
+        if not isinstance(name, str) or not folder_name(name) or not name.isprintable():
+            raise ValueError(f"variant {name!r}: its name must be text with a letter from a to z or a digit")
         other = folders.setdefault(folder_name(name).casefold(), name)
         if other != name:
             raise ValueError(f"variants {other} and {name}: would share the run folder {folder_name(name)}")
