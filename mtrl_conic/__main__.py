@@ -20,7 +20,7 @@ commands
   train      trains agents on many tasks at once, or goes on with a run
   evaluate   plays the policies of a run on every goal, with videos where wanted
   report     writes tables and pictures of any number of runs
-  sweep      trains combiners × seeds, each pair a run of its own
+  sweep      trains combiners, or named variants, × seeds, each pair a run of its own
   toy        runs combiners on the toy problem with two tasks
   benchmark  measures environments, updates and training
 

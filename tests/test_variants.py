@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,11 @@ import pytest
 import yaml
 from conftest import TOY, environment, records, train_here
 
-from mtrl_conic.report.options import find_runs
 from mtrl_conic.report.reading import read_run
-from mtrl_conic.runs.stage import Stage, look
 from mtrl_conic.settings import paths
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.errors import ConfigError
-from mtrl_conic.settings.variants import layered
+from mtrl_conic.settings.variants import layered, read_variants
 from mtrl_conic.sweep import list_runs, main
 
 MINE = """\
@@ -44,7 +43,7 @@ def run_sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_a_sweep_of_a_users_variants(tmp_path, capsys):
+def test_a_sweep_of_a_users_variants(tmp_path):
     """The command line changes what all share, a variant what it is about; the runs know their names."""
     write(tmp_path / "my_configs", MINE)
     toy = [*(each for each in TOY if not each.startswith("agent.hidden")), "combiner=ls", "steps_per_task=100"]
@@ -70,7 +69,6 @@ def test_a_sweep_of_a_users_variants(tmp_path, capsys):
     assert resume_config(str(copy), ["steps_per_task=200"]).variant == "narrow, 2 layers"
     with pytest.raises(ConfigError, match="variant=other: cannot change on resume"):
         resume_config(str(copy), ["variant=other"])
-    assert len(find_runs(str(folder), [])) == 2
 
 
 def test_a_path_is_a_file_too(tmp_path):
@@ -132,7 +130,7 @@ def test_bad_arguments(argument, words, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("value", ["' '", "'a\tb'", "a" * 41], ids=["blank", "tab", "long"])
 def test_a_name_must_be_one(value):
-    with pytest.raises(ConfigError, match="variant=.*must be null or a name of at most 40"):
+    with pytest.raises(ConfigError, match=r"variant=.*must be null or a name of at most 40"):
         compose_config(["env=toy", f"variant={value}"])
 
 
@@ -143,28 +141,37 @@ def flat(tree: dict, prefix: str = "") -> dict:
     return found
 
 
-def test_every_file_of_the_package_composes_and_changes_what_it_says(tmp_path):
-    """A variant that changes nothing, or what another one changes, would be a picture of noise."""
-    for name in paths.choices("sweep"):
-        jobs = list_runs(f"variants={name}", ["0"], str(tmp_path), [])
-        settings = {job.config.variant: flat(asdict(job.config)) for job in jobs}
-        base = settings.pop("base")
-        changes = {}
-        for variant, found in settings.items():
-            differ = {key for key in base | found if base.get(key) != found.get(key)} - {"run_dir", "variant"}
-            assert differ, variant
-            changes[variant] = frozenset((key, str(found.get(key))) for key in differ)
-        assert len(set(changes.values())) == len(changes)
+@pytest.mark.parametrize("name", paths.choices("sweep"))
+def test_every_variant_of_the_package_changes_something_of_its_own(name, tmp_path):
+    jobs = list_runs(f"variants={name}", ["0,1,2"], str(tmp_path), [])
+    settings = {job.config.variant: flat(asdict(job.config)) for job in jobs}
+    base = settings.pop("base")
+    changes = {}
+    for variant, found in settings.items():
+        differ = {key for key in base | found if base.get(key) != found.get(key)} - {"run_dir", "variant"}
+        assert differ, variant
+        changes[variant] = frozenset((key, str(found.get(key))) for key in differ)
+    assert len(set(changes.values())) == len(changes)
+    if name == "fast_ablation":
+        assert len(jobs) == 19
+        assert (base["steps_per_task"], base["eval.every"], base["choices.experiment"]) == (150_000, 25_000, "fast")
+        for found in (base, *settings.values()):  # rows per task of a rollout
+            assert found["agent.rollout_steps"] * found["env.num_envs_per_task"] == 2000
 
 
-def test_the_fast_ablation(tmp_path):
-    jobs = list_runs("variants=fast_ablation", ["0,1,2"], str(tmp_path), [])
-    assert len(jobs) == 19
-    assert [job.name for job in jobs][:2] == ["base/seeds_0_1_2", "action_repeat_2/seeds_0_1_2"]
-    for job in jobs:
-        config = job.config
-        assert (config.steps_per_task, config.eval.every, config.choices["experiment"]) == (150_000, 25_000, "fast")
-        assert config.agent["rollout_steps"] * config.vector.num_envs_per_task == 2000  # rows per task of a rollout
-        for setting in (config.agent["network"], config.agent["critic_network"]):
-            assert (setting["layer_norm"], len(setting["hidden_sizes"])) == (config.variant != "layer norm off", 2)
-            assert setting["hidden_sizes"][0] == {"width 128": 128, "width 512": 512}.get(config.variant, 256)
+FAST = read_variants("fast_ablation")
+TINY = [
+    *("env=toy", "env.horizon=50", "env.workers=0", "agent.rollout_steps=10"),
+    *("metrics_every=80", "eval.every=2000", "eval.episodes=1", "eval.final_episodes=1", "device=cpu", "threads=1"),
+]
+
+
+@pytest.mark.parametrize("name", [name for name in FAST.changes if name != "horizon 500"])
+def test_each_variant_of_the_fast_ablation_trains(name, tmp_path):
+    """On the toy, whose episodes of 50 steps cannot be of 500, with a small rollout where the variant sets none."""
+    of_its_own = any(each.startswith("agent.rollout_steps") for each in FAST.changes[name])
+    length = f"steps_per_task={2000 if of_its_own else 80}"
+    folder = train_here(*layered(FAST.settings, [*TINY, length], FAST.changes[name]), f"run_dir={tmp_path / 'run'}")
+    (line,) = records(folder, "metrics")
+    assert all(map(math.isfinite, line.values()))
+    assert {"loss/actor/direct", "loss/critic/direct"} <= line.keys()

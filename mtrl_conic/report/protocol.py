@@ -117,6 +117,7 @@ def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = No
     pairs = zip(methods, chosen or [None] * len(methods), strict=True)
     combiners = [combiner_name(*pair) + _own_combiners(pair[0]) for pair in pairs]
     names = [_with_variant(*pair, methods, combiners) for pair in zip(methods, combiners, strict=True)]
+    others = [method for method in methods if "variant" not in method]
     result = []
     for method, name in zip(methods, names, strict=True):
         alike = [other for other, its_name in zip(methods, names, strict=True) if its_name == name]
@@ -124,7 +125,7 @@ def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = No
             f"{_short(key)}={value}"
             for key, value in method.items()
             if not key.endswith(("combiner.aggregator", ".combiner._target_"))
-            and (_differs(key, alike) if _is_own(key) or "variant" in method else _usual(key, method, methods) != value)
+            and (_differs(key, alike) if _is_own(key) or "variant" in method else _usual(key, method, others) != value)
         ]
         result.append(" ".join([name, *words]))
     return result
