@@ -132,8 +132,8 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
 
     def learner_nets(self, setting: Setting) -> dict[str, list[Network]]:
         more = self._task_size(setting)
-        critic = [*self._critic_nets(setting, more), *self._task_nets(setting)]
-        return {"critic": critic, "actor": [self._actor_net(setting, more)]}
+        actor, critics = self._actor_net(setting, more), self._critic_nets(setting, more)
+        return {"critic": [*critics, *self._task_nets(setting)], "actor": [actor]}
 
     def _task_size(self, setting: Setting) -> int:
         """How many numbers join the observation."""
