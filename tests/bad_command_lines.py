@@ -42,7 +42,7 @@ CASES = {
     "a network's combiner twice": (["critic.combiner=ls", "critic.combiner=uw"], ["critic.combiner=uw", "twice"]),
     "a network's combiner by another key": (["combiners.critic=ls"], ["combiners.critic: no such", "critic.combiner="]),
     "an experiment added": (["experiment=smoke", "+experiment=fast"], ["+experiment=fast: without the +"]),
-    "no network of the critic": (["critic_network=null"], ["critic_network=null: must be one of multi_head"]),
+    "no network of the critic": (["critic_network=null"], ["critic_network=null: must be one of"]),
     "agent without a network of the critic": (
         ["--config-dir", "mine", "agent=bare", "critic_network=multi_head"],
         ["critic_network: agent=bare has no"],
