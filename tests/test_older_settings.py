@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 from conftest import TOY, train_here
 from omegaconf import OmegaConf
@@ -9,8 +11,10 @@ from omegaconf import OmegaConf
 from mtrl_conic.evaluate import main as evaluate
 from mtrl_conic.report.protocol import protocol_of, slug, title
 from mtrl_conic.report.reading import read_run
+from mtrl_conic.runs.stage import _check_same
 from mtrl_conic.settings import older
 from mtrl_conic.settings.compose import compose_config, load_stored, resume_config
+from mtrl_conic.settings.errors import ConfigError
 
 # As of the version that knew environments by a name: all settings, whatever the environments.
 STORED = {
@@ -23,6 +27,7 @@ STORED = {
     "goal_seed": 0,
     "reward_version": "v2",
 }
+LATER = {"num_goals": 50, "episode_length": 500}  # settings that classes have got since, with their defaults
 CHOSEN = {
     "toy": ({"workers": 0}, []),
     "mt1": ({"task": "push-v3", "goal_seed": 3}, ["env.task=push-v3", "env.goal_seed=3"]),
@@ -36,7 +41,8 @@ CHOSEN = {
 def test_environments_by_name_are_those_of_today(name):
     stored, arguments = CHOSEN[name]
     config = compose_config([f"env={name}", *arguments, "device=cpu"])
-    assert older.environments({**STORED, "name": name, **stored}) == config.env
+    today = {key: value for key, value in config.env.items() if key not in LATER}
+    assert older.environments({**STORED, "name": name, **stored}) == today
     assert older.environments(config.env) is config.env
 
 
@@ -66,3 +72,23 @@ def test_a_run_of_then_is_resumed_evaluated_and_reported(tmp_path):
         if named:
             del stored["choices"]
             OmegaConf.save(stored, folder / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "later"),
+    [
+        (TOY, ["horizon", "action_repeat"]),
+        (["env=mt10", "device=cpu"], ["action_repeat", "num_goals", "episode_length"]),
+    ],
+    ids=["toy", "mt10"],
+)
+def test_a_run_that_knew_fewer_settings_of_its_environments_is_the_same_run(arguments, later, tmp_path):
+    config = compose_config(arguments)
+    stored = OmegaConf.create(asdict(config))
+    for key in later:
+        del stored["env"][key]
+    OmegaConf.save(stored, tmp_path / "config.yaml")
+    _check_same(config, tmp_path)
+    other = compose_config([*arguments, "env.action_repeat=2"])
+    with pytest.raises(ConfigError, match=r"env.action_repeat"):
+        _check_same(other, tmp_path)

@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from mtrl_conic.envs.environments import VectorConfig
 from mtrl_conic.runs.checkpoint import Checkpoints
 from mtrl_conic.runs.lock import RunLocked, lock
 from mtrl_conic.runs.records import read_records
@@ -142,9 +143,10 @@ def _check_same(config: TrainConfig, run_dir: Path) -> None:
 
 
 def _whole(config: TrainConfig) -> dict[str, Any]:
-    """All settings, also those of the agent and its combiners that a version did not know yet."""
+    """All settings, also those of environments, agent and combiners that a version did not know yet."""
     settings = asdict(config)
-    settings |= {key: with_defaults(settings[key]) for key in ("agent", "combiner")}
+    settings |= {key: with_defaults(settings[key]) for key in ("env", "agent", "combiner")}
+    settings["env"] = asdict(VectorConfig()) | settings["env"]
     settings["combiners"] = {network: with_defaults(own) for network, own in config.combiners.items()}
     return settings
 
