@@ -22,7 +22,6 @@ from mtrl_conic.settings.paths import CONFIG_DIR, choices
 from mtrl_conic.system.streams import SeedStreams
 
 S, K, B, I, W, O, E = 2, 3, 5, 4, 6, 2, 3
-GROUPS = ["group.0", "group.1"]
 
 
 class Everything:
@@ -32,16 +31,14 @@ class Everything:
         self.parameters = {"embedding": Parameter((K, E), uniform(1.0), per_task=True)}
         self.parameters |= layers.linear_parameters("trunk", I + E, W, he_uniform(I + E))
         self.parameters |= layers.layer_norm_parameters("norm", W)
-        for group in GROUPS:
-            self.parameters |= layers.linear_parameters(group, W // 2, W, he_uniform(W // 2))
+        self.parameters |= layers.expert_parameters("experts", 2, W // 2, W, he_uniform(W // 2))
         self.parameters |= layers.linear_parameters("head", W, O, orthogonal(), K)
 
     def __call__(self, params, x, recorder=None):
         vectors = F.normalize(layers.task_vectors(params, "embedding", recorder), dim=-1)
         x = torch.cat((x, vectors.expand(-1, -1, B, -1)), -1).flatten(1, 2)
         x = layers.layer_norm(params, "norm", layers.linear(params, "trunk", x, recorder), recorder).relu()
-        halves = torch.stack(x.chunk(2, -1))
-        x = layers.grouped_linear(params, GROUPS, halves, recorder).prod(0)
+        x = layers.expert_linear(params, "experts", x.unflatten(2, (2, -1)), recorder).prod(2)
         return layers.task_linear(params, "head", x.unflatten(1, (K, B)), recorder)
 
     def plain(self, params, x):
@@ -50,8 +47,8 @@ class Everything:
         x = torch.einsum("skbi,soi->skbo", torch.cat((x, vectors), -1), params["trunk.weight"])
         x = F.layer_norm(x + params["trunk.bias"][:, None, None], (W,))
         x = (x * params["norm.gain"][:, None, None] + params["norm.bias"][:, None, None]).relu()
-        weights, biases = (torch.stack([params[f"{group}.{of}"] for group in GROUPS], 1) for of in ("weight", "bias"))
-        x = torch.einsum("skbgi,sgoi->skbgo", x.unflatten(3, (2, -1)), weights) + biases[:, None, None]
+        x = torch.einsum("skbgi,sgoi->skbgo", x.unflatten(3, (2, -1)), params["experts.weight"])
+        x = x + params["experts.bias"][:, None, None]
         x = x.prod(3)
         return torch.einsum("skbi,skoi->skbo", x, params["head.weight"]) + params["head.bias"][:, :, None]
 
@@ -118,7 +115,7 @@ def test_a_mixture_is_a_weighted_sum_and_has_its_gradients(targets, kinds):
 
 def test_shared_parameters_come_first(case):
     _, layout, _, _ = case
-    assert [parameter.per_task for parameter in layout.parameters.values()] == [False] * 8 + [True] * 3
+    assert [parameter.per_task for parameter in layout.parameters.values()] == [False] * 6 + [True] * 3
     assert layout.shared_size == W * (I + E) + 3 * W + 2 * W * (W // 2 + 1)
     assert layout.size == layout.shared_size + K * (E + O * W + O)
 
@@ -183,9 +180,6 @@ PLAIN = {
         lambda x, shares, weight, bias, *_: (
             torch.einsum("skn,skbi,snoi->skbo", shares, x, weight) + (shares @ bias).unsqueeze(2)
         )
-    ),
-    "_GroupedLinear": _Plain(
-        lambda x, weights, biases, *_: x @ torch.stack(weights).mT + torch.stack(biases).unsqueeze(2)
     ),
     "_Mixture": _Plain(lambda shares, x: torch.einsum("srjm,msrd->jsrd", shares, x)),
     "_Affine": _Plain(lambda x, gain, bias, *_: x * gain.unsqueeze(1) + bias.unsqueeze(1)),
@@ -327,7 +321,7 @@ def test_soft_modularization_row_by_row(layers_, modules, gating):
                 gate = dense(f"gating.{index}", gate if index == 0 else gate.relu())
             seen, inputs = [], [features.relu()] * modules
             for layer in range(layers_):
-                outputs = [dense(f"modules.{layer}.{j}", inputs[j]) for j in range(modules * (layer > 0))]
+                outputs = [dense(f"modules.{layer}", inputs[j], part=j) for j in range(modules * (layer > 0))]
                 outputs = outputs or [dense("modules.0", inputs[0], part=part) for part in parts]
                 signal = gate.relu()
                 if layer > 0:

@@ -6,7 +6,7 @@ Each row of a batch belongs to one task, so the recorder can keep the K tasks' g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -98,12 +98,6 @@ def head(params: Views, name: str, x: Tensor, per_task: bool, recorder: Recorder
     return linear(params, name, x.flatten(1, 2), recorder).unflatten(1, x.shape[1:3])
 
 
-def grouped_linear(params: Views, names: Sequence[str], x: Tensor, recorder: Recorder | None = None) -> Tensor:
-    """x_m W_mᵀ + b_m for M kinds of rows [M, S, K·B, I], each with a weight that all tasks share → [M, S, K·B, O]."""
-    weights, biases = ([params[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
-    return _GroupedLinear.apply(x, weights, biases, names, recorder, _anchor(recorder))
-
-
 def mixture(shares: Tensor, x: Tensor) -> Tensor:
     """Sums of M kinds of rows [M, S, R, D], J of them with shares [S, R, J, M] → [J, S, R, D]."""
     return _Mixture.apply(shares, x)
@@ -190,32 +184,6 @@ class _MixedLinear(torch.autograd.Function):
             ctx.recorder.shared_tensor(f"{ctx.name}.weight", of_weight, shares)
             ctx.recorder.shared_tensor(f"{ctx.name}.bias", of_bias, shares)
         return delta @ mixed if ctx.needs_input_grad[0] else None, of_shares, None, None, None, None, None
-
-
-class _GroupedLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], names: Any, recorder: Any, _: Any
-    ) -> Tensor:
-        ctx.save_for_backward(x, *weights)
-        ctx.names, ctx.recorder = names, recorder
-        out = x.new_empty(*x.shape[:3], weights[0].shape[1])
-        for group, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            torch.baddbmm(bias.unsqueeze(1), x[group], weight.mT, out=out[group])
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
-        delta = deltas[0].contiguous()
-        before = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for group, (name, weight) in enumerate(zip(ctx.names, weights, strict=True)):
-            if ctx.recorder is not None:
-                ctx.recorder.shared_matrix(f"{name}.weight", x[group], delta[group])
-                ctx.recorder.shared_vector(f"{name}.bias", delta[group])
-            if before is not None:
-                torch.bmm(delta[group], weight, out=before[group])
-        return before, None, None, None, None, None
 
 
 class _Mixture(torch.autograd.Function):

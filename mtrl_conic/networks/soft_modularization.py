@@ -24,8 +24,18 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.networks.initial import he_uniform, uniform
-from mtrl_conic.networks.layers import Recorder, Views, grouped_linear, linear, linear_parameters, mixture, task_vectors
+from mtrl_conic.networks.layers import (
+    Recorder,
+    Views,
+    expert_linear,
+    expert_parameters,
+    linear,
+    linear_parameters,
+    mixture,
+    task_vectors,
+)
 from mtrl_conic.networks.layout import Parameter
+from mtrl_conic.networks.mlp import MLP
 from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.validation import whole, widths
 
@@ -61,26 +71,22 @@ class SoftModularization(Network):
     def setup(self, name: str, input_size: int, output_size: int, num_tasks: int) -> None:
         self.parameters = {}
         features, gate = self.hidden_sizes[-1], self.gating_sizes[-1]
-        self._base = self._mlp(f"{name}.base", input_size, self.hidden_sizes)
+        self._base = MLP(f"{name}.base", [input_size, *self.hidden_sizes])
         self._task = f"{name}.task"
         self.parameters[self._task] = Parameter((num_tasks, features), he_uniform(num_tasks), per_task=True)
-        self._gating = self._mlp(f"{name}.gating", features, self.gating_sizes)
+        self._gating = MLP(f"{name}.gating", [features, *self.gating_sizes])
+        self.parameters |= self._base.parameters | self._gating.parameters
         routes = [self.modules**2] * (self.layers - 1) + [self.modules]  # weights that each layer's outputs get
         self._conditions = [
             self._linear(f"{name}.condition.{index}", sum(routes[:index]), gate) for index in range(1, self.layers)
         ]
         self._routes = [self._linear(f"{name}.route.{index}", gate, size) for index, size in enumerate(routes)]
         self._first = self._linear(f"{name}.modules.0", features, self.modules * self.width)  # all have the same input
-        self._later = [
-            [self._linear(f"{name}.modules.{layer}.{index}", self.width, self.width) for index in range(self.modules)]
-            for layer in range(1, self.layers)
-        ]
+        self._later = [f"{name}.modules.{layer}" for layer in range(1, self.layers)]
+        for layer in self._later:
+            self.parameters |= expert_parameters(layer, self.modules, self.width, self.width, he_uniform(self.width))
         self._head = f"{name}.head"
         self.parameters |= linear_parameters(self._head, self.width, output_size, uniform(_HEAD_BOUND))
-
-    def _mlp(self, name: str, fan_in: int, sizes: Sequence[int]) -> list[str]:
-        fans = zip([fan_in, *sizes], sizes, strict=False)
-        return [self._linear(f"{name}.{index}", *fan) for index, fan in enumerate(fans)]
 
     def _linear(self, layer: str, fan_in: int, fan_out: int) -> str:
         self.parameters |= linear_parameters(layer, fan_in, fan_out, he_uniform(fan_in))
@@ -88,14 +94,15 @@ class SoftModularization(Network):
 
     def __call__(self, params: Views, x: Tensor, recorder: Recorder | None = None) -> Tensor:
         tasks_and_rows = x.shape[1:3]
-        features = _through(params, self._base, x.flatten(1, 2), recorder)
+        features = self._base(params, x.flatten(1, 2), recorder)
         seen_as_task = features.unflatten(1, tasks_and_rows) * task_vectors(params, self._task, recorder)
-        gating = _through(params, self._gating, torch.relu_(seen_as_task).flatten(1, 2), recorder)
+        gating = self._gating(params, torch.relu_(seen_as_task).flatten(1, 2), recorder)
         first, *routes = self._routing(params, gating, recorder)
         outputs = linear(params, self._first, torch.relu(features), recorder).unflatten(2, (self.modules, -1))
         inputs = torch.relu_(mixture(first, outputs.movedim(2, 0)))
         for layer, route in zip(self._later, routes, strict=True):
-            inputs = torch.relu_(mixture(route, grouped_linear(params, layer, inputs, recorder)))
+            outputs = expert_linear(params, layer, inputs.movedim(0, 2), recorder)
+            inputs = torch.relu_(mixture(route, outputs.movedim(2, 0)))
         return linear(params, self._head, inputs.squeeze(0), recorder).unflatten(1, tasks_and_rows)
 
     def _routing(self, params: Views, gating: Tensor, recorder: Recorder | None) -> list[Tensor]:
@@ -108,10 +115,3 @@ class SoftModularization(Network):
                 signal = torch.relu_(linear(params, self._conditions[index - 1], before, recorder) * gating)
             routes.append(linear(params, layer, signal, recorder).unflatten(2, (-1, self.modules)).softmax(-1))
         return routes
-
-
-def _through(params: Views, layers: Sequence[str], x: Tensor, recorder: Recorder | None) -> Tensor:
-    """The rows through linear layers with ReLU in between."""
-    for layer in layers[:-1]:
-        x = torch.relu_(linear(params, layer, x, recorder))
-    return linear(params, layers[-1], x, recorder)

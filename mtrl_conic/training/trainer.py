@@ -26,13 +26,8 @@ from mtrl_conic.training.summary import episodes as in_words
 from mtrl_conic.training.transfer import StepTransfer
 from mtrl_conic.training.vectors import evaluation_vector, training_vector
 
-_UNFITTING = (
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    AttributeError,
-)  # what a state of other settings may raise
+# What a state of other settings may raise.
+_UNFITTING = (LookupError, RuntimeError, TypeError, ValueError, AttributeError)
 
 
 class AllHaltedError(RuntimeError):
