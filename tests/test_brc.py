@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from meta_device import OneDevice, update_and_act
+from resuming import COMBINERS, assert_same_state
 from test_capture import Quiet, RecordedOnTheHost, updates
 from test_networks import PLAIN
-from test_resume import COMBINERS, assert_same_state
 
 from mtrl_conic.agents.brc import BRC
 from mtrl_conic.agents.critic_heads import DistributionalHead

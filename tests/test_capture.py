@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import TOY, records
 from meta_device import OneDevice, update_and_act
-from test_resume import COMBINERS, CUT, TOTAL, assert_same_run, assert_same_state, run_here
+from resuming import COMBINERS, CUT, TOTAL, assert_same_run, assert_same_state, run_here
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -7,9 +7,9 @@ import functools
 import pytest
 import torch
 from conftest import records, train_here
+from resuming import assert_same_run, run_here
 from test_agents import OWN
 from test_capture import Quiet
-from test_resume import assert_same_run, run_here
 
 import mtrl_conic.training.trainer
 from mtrl_conic.report.diagnostics import diagnostics

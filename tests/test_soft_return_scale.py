@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_resume import assert_same_state
+from resuming import assert_same_state
 
 from mtrl_conic.agents.protocol import Transition
 from mtrl_conic.agents.reward_scales import SoftReturnScale
