@@ -88,6 +88,7 @@ CASES = {
         ["agent.capacity_per_task", "at least the 2", "not 1"],
     ),
     "no wall time": (["max_wall_seconds=0"], ["max_wall_seconds=0"]),
+    "no episode at a time": (["eval.parallel=0"], ["eval.parallel=0"]),
     "zero evaluations": (["eval.every=0"], ["eval.every=0"]),
     "zero batch": (["batch_size_per_task=0"], ["agent.batch_size_per_task", "at least 1", "not 0"]),
     "infinite learning rate": (["agent.learning_rate=inf"], ["agent.learning_rate"]),

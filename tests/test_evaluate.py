@@ -206,7 +206,7 @@ BAD = {
     "unknown seed": (["run={run}", "seeds=[4,7]"], ["seed 7", "4, 2"]),
     "unknown device": (["run={run}", "device=tpu"], ["device=tpu"]),
     "no such device": (["run={run}", "device=cuda:77"], ["device=cuda:77"]),
-    "too many workers": (["run={run}", "workers=7"], ["workers=7", "6"]),
+    "too many workers": (["run={run}", "workers=31"], ["workers=31", "30"]),  # 2 seeds, 3 tasks, 5 at a time
     "out with a long name": (["run={run}", "out=" + 250 * "x"], ["out=xxx", "240 bytes"]),
     "out is a folder": (["run={run}", "out={run}"], ["out=", "folder"]),
     "out cannot be written": (["run={run}", "out=/proc/x.json"], ["/proc/x.json"]),

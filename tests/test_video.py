@@ -164,7 +164,7 @@ def played():
     """Two episodes of a Meta-World task by a policy of random weights, and what was kept of them."""
     spec = metaworld.make_spec(["drawer-close-v3"])
     weights = torch.randn(39, 4, generator=torch.Generator().manual_seed(0)) / 3
-    tape = video.Tape(1, [1])
+    tape = video.Tape((1, 1, 1), [1])
 
     def act(observation):
         return (observation @ weights).tanh()
@@ -249,7 +249,7 @@ def test_gymnasium_in_pictures(tmp_path, monkeypatch):
 
 def test_a_tape_follows_tasks_whose_episodes_end_at_other_steps():
     """Actions are numbered by step; the first task's episodes have two steps, the second's three."""
-    tape = video.Tape(2, [0, 2])
+    tape = video.Tape((1, 2, 1), [0, 2])
     for number in range(9):
         action = np.full((1, 2, 1, 1), number, np.float32)
         ended = np.array([number % 2 == 1, number % 3 == 2]).reshape(1, 2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl_conic.envs.vector import VectorEnv, VectorStep
+
+
+@dataclass
+class EvalConfig:
+    """When and how long to evaluate."""
+
+    every: int
+    episodes: int
+    final_episodes: int
+    parallel: int = 1  # as in all versions before there was a choice
+
+    @property
+    def num_envs_per_task(self) -> int:
+        """Environments of a task and seed: no more than `parallel`, and as few as play `episodes` in as many turns."""
+        turns = -(-self.episodes // self.parallel)
+        return -(-self.episodes // turns)
 
 
 class Evaluation(NamedTuple):
@@ -57,28 +74,29 @@ def evaluate(
     """Play `episodes` episodes of each seed and task, on goals 0, 1, ... in turn.
 
     Args:
-        act: deterministic policy, observations [S, K, 1, O] → actions [S, K, 1, A].
-        envs: one environment per seed and task, `goals="in_turn"`; they are reset first.
+        act: deterministic policy, observations [S, K, N, O] → actions [S, K, N, A].
+        envs: N environments per seed and task, which play N episodes at a time, `goals="in_turn"`; they are reset
+            first.
         should_stop: asked at every step.
-        watch: told each step's actions [S, K, 1, A] and what came of them.
+        watch: told each step's actions [S, K, N, A] and what came of them.
 
     Raises:
         Interrupted: `should_stop` said so; nothing was measured.
         WorkerError: an environment failed.
     """
-    num_seeds, num_tasks, _ = envs.shape
-    played = np.zeros((num_seeds, num_tasks, 1), dtype=int)
-    successes, returns = np.zeros(played.shape), np.zeros(played.shape)
+    at_a_time = envs.shape[2]
+    episode = np.broadcast_to(np.arange(at_a_time), envs.shape).copy()  # that each environment is at
+    successes, returns = np.zeros(envs.shape), np.zeros(envs.shape)
     observation = envs.reset()
-    while played.min() < episodes:
+    while episode.min() < episodes:
         if should_stop():
             raise Interrupted
         action = act(torch.from_numpy(observation).to(device)).cpu().numpy()
         step = envs.step(action)
         watch(action, step)
-        ended = (step.terminated | step.truncated) & (played < episodes)
+        ended = (step.terminated | step.truncated) & (episode < episodes)
         successes += ended & step.success
         returns += np.where(ended, step.episode_return, 0)
-        played += ended
+        episode += at_a_time * ended
         observation = step.observation
-    return Evaluation(successes[..., 0] / episodes, returns[..., 0] / episodes, episodes)
+    return Evaluation(successes.sum(2) / episodes, returns.sum(2) / episodes, episodes)

@@ -30,8 +30,8 @@ class VectorEnv:
         seeds: the S seeds, each at least 0.
         num_envs_per_task: N, the environments per task and seed.
         workers: processes to step in; 0 steps in this process.
-        goals: "random" draws each episode's goal from the environment's own stream; "in_turn" starts with
-            goal 0 at `reset` and goes on to the next at each episode's end.
+        goals: "random" draws each episode's goal from the environment's own stream; with "in_turn" the N
+            environments of a task start with goals 0 to N - 1 at `reset`, and go on by N at each episode's end.
         timeout: seconds to wait for a worker in one call. Building the environments may take longer.
         action_repeat: steps of its environment that an action is held for in one step of the vector; fewer where the
             episode ends before, at the horizon too, which counts the environment's steps. Rewards are summed.

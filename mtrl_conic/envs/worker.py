@@ -50,13 +50,11 @@ class Episodes:
         place: of it in the vector.
         index: the place, flattened.
         seed: draws the goals.
-        in_turn: goals come in turn instead.
+        in_turn: the number of environments that take the goals in turn, or 0 where they are drawn.
         action_repeat: steps of the environment that an action is held for.
     """
 
-    def __init__(
-        self, env: TaskEnv, place: Place, index: int, seed: int, in_turn: bool, action_repeat: int = 1
-    ) -> None:
+    def __init__(self, env: TaskEnv, place: Place, index: int, seed: int, in_turn: int, action_repeat: int = 1) -> None:
         self.env = env
         self.place = place
         self.index = index
@@ -119,7 +117,7 @@ class Episodes:
 
     def _next_episode(self, first: bool = False) -> NDArray[Any]:
         if self._in_turn:
-            goal = 0 if first else (self._goal + 1) % self.env.num_goals
+            goal = (self.place[2] if first else self._goal + self._in_turn) % self.env.num_goals
         else:
             goal = int(self._generator.integers(self.env.num_goals))
         self._start(goal)
@@ -155,7 +153,7 @@ class Group(NamedWork):
             self._current[0] = index
             env = spec.make(place[1])
             _check(env, spec)
-            seed, in_turn = assignment.seeds[place[0]], assignment.goals == "in_turn"
+            seed, in_turn = assignment.seeds[place[0]], (assignment.goals == "in_turn") * assignment.layout.shape[2]
             self._members.append(Episodes(env, place, index, seed, in_turn, assignment.action_repeat))
         self._current[0] = -1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -95,7 +96,8 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
         print(message, file=sys.stderr)
     actors, seeds = Actors(config, weights, config.seeds), options.get("seeds", config.seeds)
     act = actors.among(seeds)
-    workers = _choose_workers(config, len(seeds) * len(actors.tasks), options.get("workers"))
+    shape = (len(seeds), len(actors.tasks), min(config.eval.num_envs_per_task, options["episodes"]))
+    workers = _choose_workers(config, math.prod(shape), options.get("workers"))
     out = Path(options.get("out", run / _name(checkpoint, seeds, config.seeds, options["episodes"])))
     check_file("out", out)
     environments, episodes = config.make_environments(), options["episodes"]
@@ -104,10 +106,10 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     _compute_as_in_training(config, run)
     record = facts(run, checkpoint, config, weights, spec, seeds, episodes)
     print(heading(record), flush=True)
-    tape = Tape(len(spec.tasks), options["video_goals"] if options["video"] else ())
+    tape = Tape(shape, options["video_goals"] if options["video"] else ())
     started = time.perf_counter()
     timeout, repeat = config.vector.timeout, actors.action_repeat
-    envs = VectorEnv(spec, seeds, workers=workers, goals="in_turn", timeout=timeout, action_repeat=repeat)
+    envs = VectorEnv(spec, seeds, shape[2], workers, "in_turn", timeout, repeat)
     record |= results(record, _play(act, tape, envs, episodes, actors.device, stopped))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     replaced = _replaced(out)

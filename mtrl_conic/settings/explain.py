@@ -14,11 +14,12 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
 from mtrl_conic.envs.environments import VectorConfig
+from mtrl_conic.envs.evaluation import EvalConfig
 from mtrl_conic.settings import paths
 from mtrl_conic.settings.aliases import ALIASES, shortened
 from mtrl_conic.settings.errors import first_line
 from mtrl_conic.settings.overrides import LISTS, must_be_list
-from mtrl_conic.settings.schema import EvalConfig, TrainConfig
+from mtrl_conic.settings.schema import TrainConfig
 
 SECTIONS = {"env": VectorConfig, "eval": EvalConfig}
 

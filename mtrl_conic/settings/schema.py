@@ -16,6 +16,7 @@ from mtrl_conic.agents.trial import try_out as try_out_agent
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.combiners.trial import try_out
 from mtrl_conic.envs.environments import Environments, VectorConfig, check_environments
+from mtrl_conic.envs.evaluation import EvalConfig
 from mtrl_conic.settings.device import validate_device
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.parts import build, has_own_class, placed
@@ -24,15 +25,6 @@ from mtrl_conic.system.cores import available_cores
 from mtrl_conic.system.trial import explained
 
 VECTOR_KEYS = tuple(entry.name for entry in fields(VectorConfig))
-
-
-@dataclass
-class EvalConfig:
-    """When and how long to evaluate."""
-
-    every: int
-    episodes: int
-    final_episodes: int
 
 
 @dataclass
@@ -185,6 +177,7 @@ _RANGES = {
     "eval.every": (1, _MANY),
     "eval.episodes": (1, _MANY),
     "eval.final_episodes": (1, _MANY),
+    "eval.parallel": (1, _MANY),
     "env.num_envs_per_task": (1, _MANY),
     "env.workers": (0, _MANY),
     "env.horizon": (1, _MANY),
@@ -273,9 +266,13 @@ def _explained(config: TrainConfig, name: str) -> Iterator[None]:
 
 def _validate_memory(config: TrainConfig, needs: Mapping[str, int]) -> None:
     """Refuse what no step of the work could be done with; what merely swaps is the user's to judge."""
-    num_envs, device = config.vector.num_envs_per_task, config.torch_device()
-    envs = config.num_envs * config.make_environments().least_memory
-    _refuse_more_than_there_is("env.num_envs_per_task", num_envs, envs, torch.device("cpu"))
+    device, envs = config.torch_device(), config.make_environments()
+    one_per_task = len(config.seeds) * len(envs.tasks) * envs.least_memory
+    for key, count in (
+        ("env.num_envs_per_task", config.vector.num_envs_per_task),
+        ("eval.parallel", config.eval.num_envs_per_task),
+    ):
+        _refuse_more_than_there_is(key, count, count * one_per_task, torch.device("cpu"))
     for key, needed in needs.items():
         _refuse_more_than_there_is(f"agent.{key}", config.agent.get(key), needed, device)
 

@@ -22,13 +22,14 @@ def training_vector(config: TrainConfig, spec: EnvSpec) -> VectorEnv:
 
 
 def evaluation_vector(config: TrainConfig, spec: EnvSpec) -> VectorEnv:
-    """An environment per task and seed, whose episodes take the goals in turn and have the protocol's length.
+    """Episodes that take the goals in turn and have the protocol's length.
 
     Raises:
         WorkerError: an environment could not be built.
     """
-    workers = min(config.workers, config.num_envs // config.vector.num_envs_per_task)
-    return _vector(config, spec, workers=workers, goals="in_turn")
+    num_envs = config.eval.num_envs_per_task
+    workers = min(config.workers, len(config.seeds) * len(spec.tasks) * num_envs)
+    return _vector(config, spec, num_envs_per_task=num_envs, workers=workers, goals="in_turn")
 
 
 def _vector(config: TrainConfig, spec: EnvSpec, **settings: Any) -> VectorEnv:

@@ -48,21 +48,22 @@ class Tape:
     """Keeps the actions of the first seed on some goals while `evaluation.evaluate` plays goals 0, 1, ... in turn.
 
     Args:
-        tasks: K.
+        shape: S, K, N of the environments.
         goals: those to keep.
     """
 
-    def __init__(self, tasks: int, goals: Sequence[int]) -> None:
-        self._goal = np.zeros(tasks, dtype=int)  # that each task is at
+    def __init__(self, shape: tuple[int, int, int], goals: Sequence[int]) -> None:
+        _, tasks, envs = shape
+        self._goal = np.broadcast_to(np.arange(envs), (tasks, envs)).copy()  # that each environment is at
         self._kept: list[dict[int, list[NDArray[np.float32]]]] = [{goal: [] for goal in goals} for _ in range(tasks)]
 
     def watch(self, action: NDArray[np.float32], step: VectorStep) -> None:
-        """Take in the actions [S, K, 1, A] of one step and what came of them."""
-        ended = (step.terminated | step.truncated)[0, :, 0]
-        for task, kept in enumerate(self._kept):
-            if self._goal[task] in kept:
-                kept[int(self._goal[task])].append(action[0, task, 0].copy())
-        self._goal += ended
+        """Take in the actions [S, K, N, A] of one step and what came of them."""
+        for task, env in np.ndindex(self._goal.shape):
+            goal = int(self._goal[task, env])
+            if goal in self._kept[task]:
+                self._kept[task][goal].append(action[0, task, env].copy())
+        self._goal += self._goal.shape[1] * (step.terminated | step.truncated)[0]
 
     def episodes(self, task: int) -> dict[int, NDArray[np.float32]]:
         """The actions [T, A] of a task on each goal, one a decision."""

@@ -134,7 +134,7 @@ def test_evaluations_count_the_environments_steps_and_any_success():
 
 @pytest.mark.parametrize("repeat", [1, 2, 3])
 def test_a_video_shows_every_step_of_the_episode_counted(repeat):
-    spec, tape = ScriptSpec(), Tape(3, [1])
+    spec, tape = ScriptSpec(), Tape((1, 3, 1), [1])
     with VectorEnv(spec, [0], workers=0, goals="in_turn", action_repeat=repeat) as envs:
         evaluate(lambda observation: observation[..., 1:] / 8, envs, episodes=2, watch=tape.watch)
         result = evaluate(lambda observation: observation[..., 1:] / 8, envs, episodes=2)
