@@ -10,12 +10,16 @@ import sys
 
 import pytest
 import torch
-from conftest import TOY
+from conftest import TOY, train_here
 
+from mtrl_conic.agents.sac import MultiTaskSAC
+from mtrl_conic.agents.squashed import SquashedGaussianPolicy
+from mtrl_conic.evaluate import main as evaluate
 from mtrl_conic.runs.folder import open_run
 from mtrl_conic.settings import threads
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.threads import threads_of
+from mtrl_conic.system.threads import in_one_thread
 
 # The default agent on MT10: worth four threads.
 MT10 = ["env=mt10", "device=cpu"]
@@ -126,3 +130,45 @@ def test_the_threads_of_commands_sleep_while_they_wait(command, own, seen, tmp_p
     )
     assert process.returncode == 2
     assert re.search(f"GOMP_SPINCOUNT = {seen}", process.stderr)
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_what_is_done_in_one_thread_leaves_their_number_as_it_was(error):
+    @in_one_thread
+    def work(left, right=0):
+        if error is not None:
+            raise error
+        return torch.get_num_threads(), left + right
+
+    torch.set_num_threads(3)
+    if error is None:
+        assert work(4, right=5) == (1, 9)
+    else:
+        with pytest.raises(error):
+            work(4)
+    assert torch.get_num_threads() == 3
+
+
+def test_agents_act_in_one_thread_and_learn_in_all(tmp_path, monkeypatch):
+    seen = {"explore": set(), "exploit": set(), "update": set()}
+    for name, noted in seen.items():
+        own = getattr(MultiTaskSAC, name)
+        monkeypatch.setattr(MultiTaskSAC, name, _noting(own, noted))
+    settings = ["threads=2", "combiner=ls", "steps_per_task=100", f"run_dir={tmp_path / 'run'}"]
+    folder = train_here(*(each for each in TOY if each != "threads=1"), *settings)
+    assert seen == {"explore": {1}, "exploit": {1}, "update": {2}}
+
+    acts = set()
+    monkeypatch.setattr(SquashedGaussianPolicy, "__call__", _noting(SquashedGaussianPolicy.__call__, acts))
+    assert evaluate([f"run={folder}", "episodes=1"]) == 0
+    assert acts == {1}
+
+
+def _noting(function, threads):
+    """The function, which notes with how many threads it works."""
+
+    def call(*arguments, **settings):
+        threads.add(torch.get_num_threads())
+        return function(*arguments, **settings)
+
+    return call
