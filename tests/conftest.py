@@ -13,9 +13,11 @@ import pytest
 import warm
 from warm import environment  # noqa: F401
 
-# A toy run of a few seconds; one thread, as tests may run beside each other.
+# A toy run of a few seconds; one thread, as tests may run beside each other, and in one process, since four workers
+# take longer to start than all else. What processes change is tested where they are the subject, with env.workers=N.
 TOY = [
     "env=toy",
+    "env.workers=0",
     "agent.hidden_sizes=[16]",
     "warmup_steps=60",
     "batch_size_per_task=8",

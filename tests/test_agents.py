@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ from mtrl_conic.policies.policy import load_policy
 from mtrl_conic.runs.checkpoint import Checkpoints
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.paths import choices
+from mtrl_conic.settings.schema import TrainConfig
 
-K, N, O, A = 3, 2, 6, 2
+N, O, A = 2, 6, 2
+NUM_TASKS = (1, 2, 10)
 # Makes an agent small; of these settings it is given those that it has.
 SMALL = {
     "agent.network.hidden_sizes": "[8]",
@@ -77,6 +80,41 @@ def small(name):
     return [f"agent={name}", *(f"{key}={value}" for key, value in SMALL.items() if has(key))]
 
 
+class Case(NamedTuple):
+    """An agent's settings, and how many tasks it is to learn."""
+
+    config: TrainConfig
+    num_tasks: int
+
+    @property
+    def setting(self):
+        return replace(self.config.setting(), seeds=[0, 3, 5], num_tasks=self.num_tasks)
+
+    def make(self, make_combiner=None, dtype=torch.float64, **other):
+        agent = self.config.make_agent()
+        make_combiner = make_combiner or self.config.make_combiner
+        agent.setup(replace(self.setting, make_combiner=make_combiner, dtype=dtype, **other))
+        return agent
+
+    def drive(self, agent, steps, rows=slice(None), start=0, change=None):
+        """As the training loop does; gives the actions."""
+        actions = []
+        for step in range(start, start + steps):
+            generator = torch.Generator().manual_seed(1000 + step)
+            observation = torch.randn(3, self.num_tasks, N, O, generator=generator)[rows]
+            action = agent.explore(observation)
+            answer = transition(step, self.num_tasks, observation, action.clone(), rows)
+            if change is not None:
+                change(step, answer)
+            if agent.overlaps:
+                update(agent)
+            agent.observe(answer)
+            if not agent.overlaps:
+                update(agent)
+            actions.append(action.clone())
+        return actions
+
+
 @pytest.fixture(scope="module", params=AGENTS)
 def config(request):
     combiner = COMBINER.get(request.param, "conicgrad")
@@ -84,19 +122,17 @@ def config(request):
     return compose_config([*arguments, *small(request.param)], OWN)
 
 
-def make(config, seeds=(0, 3, 5), make_combiner=None, dtype=torch.float64):
-    agent = config.make_agent()
-    make_combiner = make_combiner or config.make_combiner
-    agent.setup(replace(config.setting(), seeds=list(seeds), make_combiner=make_combiner, dtype=dtype))
-    return agent
+@pytest.fixture(scope="module", params=NUM_TASKS, ids="K={}".format)
+def case(config, request):
+    return Case(config, request.param)
 
 
-def transition(step, observation, action, rows=slice(None)):
+def transition(step, num_tasks, observation, action, rows=slice(None)):
     """What a vector of three seeds would answer, of the seeds in `rows`; the same at the same step."""
     generator = torch.Generator().manual_seed(step)
-    reached = torch.randn(3, K, N, O, generator=generator)[rows]
-    reward = torch.randn(3, K, N, generator=generator)[rows]
-    ended = torch.rand(2, 3, K, N, generator=generator)[:, rows] < 0.1
+    reached = torch.randn(3, num_tasks, N, O, generator=generator)[rows]
+    reward = torch.randn(3, num_tasks, N, generator=generator)[rows]
+    ended = torch.rand(2, 3, num_tasks, N, generator=generator)[:, rows] < 0.1
     return Transition(observation, action, reward, reached, *ended.to(reward))
 
 
@@ -108,24 +144,6 @@ def weights(agent):
 def update(agent):
     for _ in range(agent.updates_due()):
         agent.update()
-
-
-def drive(agent, steps, rows=slice(None), start=0, change=None):
-    """As the training loop does; gives the actions."""
-    actions = []
-    for step in range(start, start + steps):
-        observation = torch.randn(3, K, N, O, generator=torch.Generator().manual_seed(1000 + step))[rows]
-        action = agent.explore(observation)
-        answer = transition(step, observation, action.clone(), rows)
-        if change is not None:
-            change(step, answer)
-        if agent.overlaps:
-            update(agent)
-        agent.observe(answer)
-        if not agent.overlaps:
-            update(agent)
-        actions.append(action.clone())
-    return actions
 
 
 @pytest.fixture
@@ -145,12 +163,12 @@ def passes(monkeypatch):
     return seen
 
 
-def until_an_update(config, make_combiner, passes, network):
+def until_an_update(case, make_combiner, passes, network):
     """The first pass of that network, in single steps from the start."""
-    agent, step = make(config, make_combiner=make_combiner), 0
+    agent, step = case.make(make_combiner), 0
     passes.clear()
     while network not in passes:
-        drive(agent, 1, start=step)
+        case.drive(agent, 1, start=step)
         step += 1
         assert step < 100
     return passes[network][0]
@@ -160,52 +178,53 @@ def alone(network, task, mean):
     return lambda name: Only(task) if name == network else mean()
 
 
-def test_one_backward_pass_equals_one_per_task(config, passes):
+def test_one_backward_pass_equals_one_per_task(case, passes):
     """The Jacobian's rows are the gradients of passes in which the other tasks' losses do not count.
 
     Where there is no Jacobian, as tasks share nothing, the gradient is their mean.
     """
-    mean = Mean if config.make_combiner().requires != "losses" else LS
-    for network in config.make_agent().networks:
-        jacobian, whole = until_an_update(config, lambda _: mean(), passes, network)
-        rows = [until_an_update(config, alone(network, task, mean), passes, network)[1] for task in range(K)]
+    mean, tasks = Mean if case.config.make_combiner().requires != "losses" else LS, range(case.num_tasks)
+    for network in case.config.make_agent().networks:
+        jacobian, whole = until_an_update(case, lambda _: mean(), passes, network)
+        rows = [until_an_update(case, alone(network, task, mean), passes, network)[1] for task in tasks]
         assert all(row.any() for row in rows)
-        found, expected = (whole, sum(rows) / K) if jacobian is None else (jacobian, torch.stack(rows, 1))
+        found, expected = (whole, sum(rows) / len(tasks)) if jacobian is None else (jacobian, torch.stack(rows, 1))
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_checkpoint_continues_to_the_last_bit(config, tmp_path):
+def test_a_checkpoint_continues_to_the_last_bit(case, tmp_path):
     """Also in the middle of whatever the agent collects."""
-    agent = make(config, dtype=torch.float32)
+    agent = case.make(dtype=torch.float32)
     for cut in (3, 11, 18):
-        drive(agent, cut, start=100 * cut)
+        case.drive(agent, cut, start=100 * cut)
         Checkpoints(tmp_path / str(cut)).save(cut, {"agent": agent.state_dict()}, agent.memory)
-        again = make(config, dtype=torch.float32)
+        again = case.make(dtype=torch.float32)
         state, _ = Checkpoints(tmp_path / str(cut)).load(again.memory)
         again.load_state_dict(state["agent"])
-        for one, other in zip(*(drive(copy.deepcopy(each), 12, start=7) for each in (agent, again)), strict=True):
+        both = (case.drive(copy.deepcopy(each), 12, start=7) for each in (agent, again))
+        for one, other in zip(*both, strict=True):
             assert torch.equal(one, other)
 
 
-def test_a_seed_learns_the_same_alone_and_among_others(config):
-    together, alone = make(config), make(config, [3])
-    drive(together, 24)
-    drive(alone, 24, slice(1, 2))
-    for one, other, first in zip(weights(together), weights(alone), weights(make(config)), strict=True):
+def test_a_seed_learns_the_same_alone_and_among_others(case):
+    together, alone = case.make(), case.make(seeds=[3])
+    case.drive(together, 24)
+    case.drive(alone, 24, slice(1, 2))
+    for one, other, first in zip(weights(together), weights(alone), weights(case.make()), strict=True):
         torch.testing.assert_close(one[1], other[0], rtol=1e-7, atol=1e-9)
         assert not torch.equal(one[1], first[1])
 
 
-def test_a_seed_that_diverges_stops_alone(config):
+def test_a_seed_that_diverges_stops_alone(case):
     def spoil(step, answer):
         if step == 9:
             answer.reward[1] = torch.nan
 
-    agent, without = make(config), make(config)
-    drive(agent, 40, change=spoil)
-    drive(without, 40)
+    agent, without = case.make(), case.make()
+    case.drive(agent, 40, change=spoil)
+    case.drive(without, 40)
     assert agent.health.halted.tolist() == [0, 1, 0]
-    (halt,) = agent.health.halts("abc").values()
+    (halt,) = agent.health.halts("abcdefghij").values()
     assert halt.network in agent.networks
     assert 0 <= agent.steps_since(halt.updates) <= 80
     for one, other in zip(
@@ -215,21 +234,21 @@ def test_a_seed_that_diverges_stops_alone(config):
         assert torch.isfinite(one).all()
 
 
-def test_the_policy_acts_as_the_agent(config):
-    agent = make(config, dtype=torch.float32)
-    drive(agent, 12)
-    setting = replace(config.setting(), seeds=[0, 3, 5])
-    policy = config.make_agent().policy(setting, copy.deepcopy(agent.policy_state(agent.state_dict())))
-    observation = torch.randn(3, K, N, O)
+def test_the_policy_acts_as_the_agent(case):
+    agent = case.make(dtype=torch.float32)
+    case.drive(agent, 12)
+    policy = case.config.make_agent().policy(case.setting, copy.deepcopy(agent.policy_state(agent.state_dict())))
+    observation = torch.randn(3, case.num_tasks, N, O)
     assert torch.equal(policy(observation), agent.exploit(observation))
-    chosen = [2, 0, 2, 1]
+    chosen = [task % case.num_tasks for task in (2, 0, 2, 1)]
     torch.testing.assert_close(policy(observation[:, chosen], chosen), policy(observation)[:, chosen])
     drawn = policy(observation, generator=torch.Generator().manual_seed(0))
-    assert drawn.shape == (3, K, N, A)
+    assert drawn.shape == (3, case.num_tasks, N, A)
     assert drawn.abs().max() <= 1
     assert not torch.equal(drawn, policy(observation))
+    other = replace(case.setting, observation_size=O + 1)
     with pytest.raises((ValueError, LookupError)):
-        config.make_agent().policy(replace(setting, observation_size=O + 1), agent.policy_state(agent.state_dict()))
+        case.config.make_agent().policy(other, agent.policy_state(agent.state_dict()))
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -243,7 +262,7 @@ def test_a_run_is_evaluated_and_used(name, tmp_path):
     config = stored_config(run)
     for checkpoint in ("best", "last"):
         actors = Actors(config, read_weights(run, checkpoint, config.make_agent()), config.seeds)
-        policy, row = load_policy(run, checkpoint, seed=5), torch.zeros(2, K, 1, O)
+        policy, row = load_policy(run, checkpoint, seed=5), torch.zeros(2, 3, 1, O)
         np.testing.assert_allclose(policy(np.zeros(O), 1), actors.act(row)[1, 1, 0], rtol=0, atol=1e-6)
 
 
