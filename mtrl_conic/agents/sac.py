@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_conic.agents.actor_critic import ActorCritic, actor_views
+from mtrl_conic.agents.actor_critic import actor_views
 from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.critic_heads import make_head
-from mtrl_conic.agents.estimates import Product, products_of
+from mtrl_conic.agents.ensemble import EnsembleActorCritic
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
 from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target, temperature_weights
-from mtrl_conic.agents.off_policy import OffPolicyAgent
 from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
@@ -30,7 +29,7 @@ from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
 
-class MultiTaskSAC(ActorCritic, OffPolicyAgent):
+class MultiTaskSAC(EnsembleActorCritic):
     """S independent SAC agents, each learning the same K tasks; the defaults are those of docs/protocols.md.
 
     Args:
@@ -130,19 +129,6 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
 
-    def learner_nets(self, setting: Setting) -> dict[str, list[Network]]:
-        more = self._task_size(setting)
-        actor, critics = self._actor_net(setting, more), self._critic_nets(setting, more)
-        return {"critic": [*critics, *self._task_nets(setting)], "actor": [actor]}
-
-    def _task_size(self, setting: Setting) -> int:
-        """How many numbers join the observation."""
-        return setting.num_tasks if self.task_id_input else 0
-
-    def _task_nets(self, setting: Setting) -> list[Network]:
-        """What `_task_input` learns with the critics."""
-        return []
-
     def _task_input(self, setting: Setting, views: Views) -> TaskInput | EmbeddedTaskInput:
         """What joins the observation, with the parameters of `_task_nets` among the views."""
         return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
@@ -161,32 +147,6 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     def observe(self, transition: Transition) -> None:
         super().observe(transition)
         self.rewards.observe(transition)
-
-    def _actor_net(self, setting: Setting, more: int = 0) -> Network:
-        """For observations with so many numbers `more`."""
-        return self.network.made("actor", setting.observation_size + more, 2 * setting.action_size, setting.num_tasks)
-
-    def _critic_nets(self, setting: Setting, more: int = 0) -> list[Network]:
-        """The ensemble; each maps observation, `more` and action to one value."""
-        sizes = (setting.observation_size + more + setting.action_size, self.head.outputs, setting.num_tasks)
-        return [self.critic_network.made(f"critic{e}", *sizes) for e in range(self.num_critics)]
-
-    def networks_for(self, setting: Setting) -> dict[str, list[Network]]:
-        actor, critics = [self._actor_net(setting)], self._critic_nets(setting)
-        if self.critic_network is self.network:
-            return {"network": [*actor, *critics]}
-        return {"network": actor, "critic_network": critics}
-
-    def needs(self, setting: Setting) -> dict[str, int]:
-        of_targets = math.prod(setting.cells) * self.batch_size_per_task * self.head.numbers
-        return super().needs(setting) | {"value_bins": 4 * of_targets}
-
-    def products(self, setting: Setting) -> list[Product]:
-        more, rows, count = self._task_size(setting), setting.num_tasks * self.batch_size_per_task, self.num_critics
-        critic, actor = self._critic_nets(setting, more)[0], self._actor_net(setting, more)
-        to_first = count * (2 if self._task_nets(setting) else 1)  # of the actor's loss, and to what is learnt of tasks
-        # Critics: own loss, targets, value of the new action. Actor: targets, own loss.
-        return products_of(critic, rows, 3 * count, 2 * count, to_first, count) + products_of(actor, rows, forward=2)
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
