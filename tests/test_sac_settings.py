@@ -40,7 +40,7 @@ def test_tasks_may_share_a_temperature():
     agents = {name: made(f"agent.temperatures={name}", "agent.learning_rate=0.01") for name in ("task", "shared")}
     for agent in agents.values():
         for seed in range(3):
-            agent.temperatures.update(draws(seed), torch.zeros(S))
+            agent.temperatures.update(draws(seed), agent.health)
     shared, own = agents["shared"].temperatures.log, agents["task"].temperatures.log
     assert (shared == shared[:, :1]).all()
     assert shared[0, 0] != shared[1, 0]
@@ -99,7 +99,7 @@ def test_no_gradient_goes_through_the_weights():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("agent.temperatures=own", "agent.temperatures must be one of task, shared, not 'own'"),
+        ("agent.temperatures=own", "agent.temperatures must be one of task, shared, combined, not 'own'"),
         ("agent.loss_weighting=alpha", "agent.loss_weighting must be one of none, temperature, not 'alpha'"),
         ("agent.network.heads=none", "agent.network.heads must be one of task, shared, not 'none'"),
         ("agent.network.layers=0", "agent.network.layers must be a whole number of at least 1, not 0"),

@@ -20,9 +20,9 @@ from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target,
 from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
-from mtrl_conic.agents.reward_scales import ConstantScale, ReturnScale, RewardScale
+from mtrl_conic.agents.reward_scales import ConstantScale, DeviationScale, ReturnScale, RewardScale
 from mtrl_conic.agents.squashed import EmbeddedTaskInput, SquashedGaussianPolicy, TaskInput
-from mtrl_conic.agents.temperature import REDUCTIONS, Temperatures
+from mtrl_conic.agents.temperature import KINDS, NETWORK, REDUCTIONS, EntropyWeight, make_temperatures
 from mtrl_conic.networks.layers import Recorder, Views
 from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.streams import SeedStreams
@@ -44,12 +44,14 @@ class MultiTaskSAC(EnsembleActorCritic):
         clip: what it bounds: "network", the whole of it, or "task", the shared part and each task's own.
         discount: γ.
         tau: the share of the critics in each update of their targets.
-        temperatures: one for each "task", or one "shared" by all.
+        temperatures: one for each "task", one "shared" by all, or such a one moved by the combiner of a network of the
+            name "temperature", "combined".
         initial_temperature: of each.
         target_entropy: in nats, per task; None for minus the number of action dimensions.
         reward_scale: factor of the rewards in the critics' targets.
         normalise_returns: divide rewards by the largest return of their task so far, and multiply by `value_limit`, in
             place of `reward_scale`.
+        normalise_rewards: divide rewards by the running deviation of their task's, and multiply by `reward_scale`.
         critic_head: what a critic's outputs are: "scalar", the value, or a distribution over values, which learns from
             the value of the next state, "categorical", or from its distribution, "distributional".
         value_bins, value_limit: of a distribution: values from minus the limit to the limit.
@@ -81,6 +83,7 @@ class MultiTaskSAC(EnsembleActorCritic):
         target_entropy: float | None = None,
         reward_scale: float = 1.0,
         normalise_returns: bool = False,
+        normalise_rewards: bool = False,
         critic_head: str = "scalar",
         value_bins: int = 101,
         value_limit: float = 10.0,
@@ -100,13 +103,18 @@ class MultiTaskSAC(EnsembleActorCritic):
         self.clip = choice("clip", clip, tuple(CLIPS))
         self.discount = number("discount", discount, 0, 1, low_included=False)
         self.tau = number("tau", tau, 0, 1, low_included=False)
-        self.shared_temperature = choice("temperatures", temperatures, ("task", "shared")) == "shared"
+        self.temperature_kind = choice("temperatures", temperatures, KINDS)
+        if temperatures == "combined":
+            self.networks = (*self.networks, NETWORK)
         self.initial_temperature = positive("initial_temperature", initial_temperature)
         if target_entropy is not None:
             number("target_entropy", target_entropy, -1e6, 1e6)
         self.target_entropy = target_entropy
         self.reward_scale = positive("reward_scale", reward_scale)
         self.normalise_returns = flag("normalise_returns", normalise_returns)
+        self.normalise_rewards = flag("normalise_rewards", normalise_rewards)
+        if normalise_rewards and normalise_returns:
+            raise ValueError("normalise_rewards must be false where normalise_returns is true, not true")
         self.value_limit = positive("value_limit", value_limit)
         self.head = make_head(critic_head, value_bins, value_limit)
         self.loss_weighting = choice("loss_weighting", loss_weighting, ("none", "temperature"))
@@ -133,12 +141,18 @@ class MultiTaskSAC(EnsembleActorCritic):
         """What joins the observation, with the parameters of `_task_nets` among the views."""
         return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
 
-    def _temperatures(self, setting: Setting) -> Temperatures:
+    @property
+    def learners(self) -> tuple[Learner, ...]:
+        return (*super().learners, *self.temperatures.learners)
+
+    def _temperatures(self, setting: Setting) -> EntropyWeight:
         entropy = -float(setting.action_size) if self.target_entropy is None else self.target_entropy
-        how = (self._optimizer(), self.shared_temperature, self.loss_reduction)
-        return Temperatures(setting, self.initial_temperature, entropy, *how)
+        how = (self._optimizer(), self.loss_reduction, self.streams["initialization"])
+        return make_temperatures(self.temperature_kind, setting, self.initial_temperature, entropy, *how)
 
     def _reward_scale(self, setting: Setting) -> RewardScale:
+        if self.normalise_rewards:
+            return DeviationScale(setting.cells, setting.device, factor=self.reward_scale)
         if not self.normalise_returns:
             return ConstantScale(self.reward_scale)
         shape = (*setting.cells, setting.num_envs_per_task)
@@ -170,11 +184,11 @@ class MultiTaskSAC(EnsembleActorCritic):
         temperature = self.temperatures.log.exp()
         values, metrics = self._learn_values(batch, temperature)
         log_prob, of_actor = self._learn_actions(batch.observation, temperature)
-        self.temperatures.update(log_prob, self.health.halted)
+        of_temperature = self.temperatures.update(log_prob, self.health)
         learning = (1 - self.health.halted).to(self.target_params.dtype).unsqueeze(1)
         self.target_params.lerp_(self.critic.params, self.tau * learning)
         self.health.count()
-        metrics |= of_actor | {"temperature": temperature, "q_value": values.mean((0, 3))}
+        metrics |= of_actor | of_temperature | {"temperature": temperature, "q_value": values.mean((0, 3))}
         return metrics | self.diagnostics
 
     def _learn_values(self, batch: Batch, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
