@@ -43,7 +43,10 @@ CASES = {
         ["agent.normalise_rewards=true", "agent.normalise_returns=true"],
         ["agent.normalise_rewards must be false"],
     ),
-    "more goals than there are": (["experiment=mt10_fixed", "env.num_goals=51"], ["env.num_goals", "50", "not 51"]),
+    "more goals than there are": (
+        ["env=mt10", "experiment=mt10_fixed", "env.num_goals=51"],
+        ["env.num_goals", "50", "not 51"],
+    ),
     "unknown combiner of a network": (["critic.combiner=foo"], ["combiner=foo", "conicgrad"]),
     "unknown combiner of a network by its name": (["critic.combiner=foo"], ["critic.combiner=foo: no such choice"]),
     "unknown network of the critic": (["critic_network=deep"], ["critic_network=deep: no such choice"]),

@@ -1,4 +1,4 @@
-"""experiment=mt10_fixed: the protocol of the papers from PCGrad to FAMO, as near as Meta-World V3 allows."""
+"""experiment=mt10_fixed: the protocol of the papers from PCGrad to ConicGrad, as near as Meta-World V3 allows."""
 
 from __future__ import annotations
 

@@ -95,8 +95,8 @@ class Temperatures:
 class CombinedTemperature:
     """One temperature per seed, which its tasks' gradients move by way of a combiner; an `EntropyWeight`.
 
-    So it is in the public code of the papers from PCGrad to FAMO: the combiner is applied to critics, actor and
-    temperature, each by itself. The losses are those of that code, -α (log π + H); the Jacobian is [S, K, 1].
+    So it is in the public code of the papers around CAGrad (MTRL), where critics, actor and temperature have their
+    gradients combined, each by itself. The losses are those of that code, -α (log π + H); the Jacobian is [S, K, 1].
 
     Args:
         setting: the agent's.
