@@ -34,7 +34,8 @@ settings (default)
   env.tasks=[NAME,...]           some tasks of another env; for env=gym ids such as [Pendulum-v1] (docs/environments.md)
   env.num_envs_per_task=N (1)    env.workers=N (as many as cores)
   combiner.NAME=VALUE            a setting of the method, such as combiner.c=0.5
-  critic.combiner=NAME           another method for one network, with critic.combiner.NAME=VALUE; so for actor
+  critic.combiner=NAME           another method for one network, with critic.combiner.NAME=VALUE; so for actor, and for
+                                 temperature with agent.temperatures=combined
   network=NAME                   of the agent, with agent.network.NAME=VALUE, such as agent.network.layer_norm=true
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)

@@ -33,6 +33,20 @@ CASES = {
     "unknown network": (["network=deep"], ["network=deep", "multi_head"]),
     "network as number": (["network=3"], ["network", "multi_head"]),
     "combiner of a network that is not there": (["value.combiner=ls"], ["value.combiner", "critic.combiner, actor."]),
+    "combiner of a temperature that has none": (
+        ["agent.temperatures=shared", "temperature.combiner=ls"],
+        ["temperature.combiner: the agent has no combiner of that name", "critic.combiner, actor."],
+    ),
+    "unknown combiner of a temperature": (["agent.temperatures=combined", "temperature.combiner=foo"], ["=foo", "ls"]),
+    "unknown kind of temperature": (["agent.temperatures=both"], ["agent.temperatures", "combined", "'both'"]),
+    "rewards normalised twice": (
+        ["agent.normalise_rewards=true", "agent.normalise_returns=true"],
+        ["agent.normalise_rewards must be false"],
+    ),
+    "more goals than there are": (
+        ["env=mt10", "experiment=mt10_fixed", "env.num_goals=51"],
+        ["env.num_goals", "50", "not 51"],
+    ),
     "unknown combiner of a network": (["critic.combiner=foo"], ["combiner=foo", "conicgrad"]),
     "unknown combiner of a network by its name": (["critic.combiner=foo"], ["critic.combiner=foo: no such choice"]),
     "unknown network of the critic": (["critic_network=deep"], ["critic_network=deep: no such choice"]),

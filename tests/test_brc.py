@@ -194,7 +194,7 @@ def test_all_tasks_of_a_seed_share_one_temperature():
     optimizers = [torch.optim.Adam([each], lr=0.01, betas=(0.5, 0.999), eps=1e-8) for each in reference]
     for number in range(5):
         log_prob = draw(S, K, B, seed=number)
-        agent.temperatures.update(log_prob, torch.zeros(S))
+        agent.temperatures.update(log_prob, agent.health)
         for s, (each, optimizer) in enumerate(zip(reference, optimizers, strict=True)):
             optimizer.zero_grad()
             (-each * (log_prob[s].mean() - A / 2)).backward()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import TOY, train_here
@@ -12,6 +13,7 @@ from meta_device import OneDevice, update_and_act
 from test_capture import RecordedOnTheHost
 
 from mtrl_conic.agents.losses import temperature_weights
+from mtrl_conic.agents.protocol import Transition
 from mtrl_conic.agents.replay import Batch
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.training.device_steps import device_steps
@@ -40,7 +42,7 @@ def test_tasks_may_share_a_temperature():
     agents = {name: made(f"agent.temperatures={name}", "agent.learning_rate=0.01") for name in ("task", "shared")}
     for agent in agents.values():
         for seed in range(3):
-            agent.temperatures.update(draws(seed), torch.zeros(S))
+            agent.temperatures.update(draws(seed), agent.health)
     shared, own = agents["shared"].temperatures.log, agents["task"].temperatures.log
     assert (shared == shared[:, :1]).all()
     assert shared[0, 0] != shared[1, 0]
@@ -78,6 +80,31 @@ def test_losses_are_weighted_before_the_combiner_sees_them(combiner, monkeypatch
     assert not torch.equal(agents[0].temperatures.log, logarithms)
 
 
+def test_rewards_may_be_learned_over_their_deviation():
+    """By the deviation of now, whatever it was when they came, times a factor; the replay has them as they were."""
+    scaled = made("agent.normalise_rewards=true", "agent.reward_scale=0.5")
+    plain = made()
+    mean, variance = np.zeros((S, K)), np.ones((S, K))
+    for step in range(30):
+        reward = 20 * draws(step)[:, :, :1].float()
+        nothing, flags = torch.zeros(S, K, 1, O), torch.zeros(S, K, 1)
+        scaled.observe(Transition(nothing, torch.zeros(S, K, 1, A), reward, nothing, flags, flags))
+        new = reward[..., 0].double().numpy()
+        mean = 0.999 * mean + 0.001 * new
+        variance = 0.999 * variance + 0.001 * (new - mean) ** 2
+    assert torch.equal(scaled.memory.read_rows(29, 30)[..., O + A], reward)
+    deviation = torch.from_numpy(np.sqrt(variance)).unsqueeze(-1)
+    assert (deviation > 2).all()
+    batch = batch_of()
+    scaled.learn(batch)
+    plain.learn(batch._replace(reward=0.5 * batch.reward / deviation))
+    for one, other in ((scaled.critic, plain.critic), (scaled.actor, plain.actor)):
+        torch.testing.assert_close(one.params, other.params, rtol=1e-5, atol=1e-7)
+    unscaled = made()
+    unscaled.learn(batch)
+    assert (unscaled.critic.params - scaled.critic.params).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("agent", ["stl", "soft_modularization"])
 def test_no_step_reads_or_moves_a_number(agent, without_numbers):
     config = compose_config(["env=toy", f"agent={agent}", "combiner=ls", "agent.network.hidden_sizes=[7]"])
@@ -99,7 +126,8 @@ def test_no_gradient_goes_through_the_weights():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("agent.temperatures=own", "agent.temperatures must be one of task, shared, not 'own'"),
+        ("agent.temperatures=own", "agent.temperatures must be one of task, shared, combined, not 'own'"),
+        ("agent.normalise_rewards=3", "agent.normalise_rewards must be true or false, not 3"),
         ("agent.loss_weighting=alpha", "agent.loss_weighting must be one of none, temperature, not 'alpha'"),
         ("agent.network.heads=none", "agent.network.heads must be one of task, shared, not 'none'"),
         ("agent.network.layers=0", "agent.network.layers must be a whole number of at least 1, not 0"),
@@ -133,3 +161,9 @@ def test_a_run_says_how_many_numbers_it_learns(tmp_path):
     assert piece["parameters_per_seed"] == {"critic": critic, "actor": actor}
     said = starting(compose_config([*TOY, "combiner=ls"])).splitlines()
     assert said[1:] == [f"critic: {critic} parameters per seed", f"actor: {actor} parameters per seed"]
+
+
+def test_rewards_are_normalised_in_one_way():
+    words = "agent.normalise_rewards must be false where normalise_returns is true, not true"
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        compose_config(["env=toy", "agent.normalise_returns=true", "agent.normalise_rewards=true"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ class ActorCritic(Agent):
         streams: of random numbers, by name; made by `setup`.
     """
 
-    networks: ClassVar[tuple[str, ...]] = ("critic", "actor")
+    networks: tuple[str, ...] = ("critic", "actor")
     critic: Learner
     actor: Learner
     streams: dict[str, SeedStreams]
@@ -43,9 +43,14 @@ class ActorCritic(Agent):
                 require_shared(name, layout, setting.make_combiner(name))
 
     @property
-    def combiners(self) -> tuple[Combiner, Combiner]:
-        """The critic's and the actor's."""
-        return self.critic.combiner, self.actor.combiner
+    def learners(self) -> tuple[Learner, ...]:
+        """What has a combiner, in the order of `networks`."""
+        return self.critic, self.actor
+
+    @property
+    def combiners(self) -> tuple[Combiner, ...]:
+        """Those of the learners."""
+        return tuple(learner.combiner for learner in self.learners)
 
     def update_kind(self) -> Hashable:
         return tuple(combiner.needs_jacobian() for combiner in self.combiners)
@@ -57,7 +62,7 @@ class ActorCritic(Agent):
     @property
     def diagnostics(self) -> dict[str, Tensor]:
         """What the combiners have last shown."""
-        return self.critic.diagnostics | self.actor.diagnostics
+        return {key: value for learner in self.learners for key, value in learner.diagnostics.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -65,6 +65,15 @@ def temperature_losses(log_temperature: Tensor, log_prob: Tensor, target_entropy
     return -log_temperature * (log_prob.mean(-1) + target_entropy)
 
 
+def linear_temperature_losses(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """-α · mean(log π + target entropy), whose gradient by log α is α times that of `temperature_losses`.
+
+    Linear in α, as in arXiv 1812.05905 and in the code base MTRL: log_temperature [S, K], log_prob [S, K, B]
+    → [S, K].
+    """
+    return -log_temperature.exp() * (log_prob.mean(-1) + target_entropy)
+
+
 def temperature_weights(log_temperature: Tensor) -> Tensor:
     """Weights of the tasks' losses, K softmax(-log α): those of tasks whose policies are sure count more.
 

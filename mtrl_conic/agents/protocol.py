@@ -98,7 +98,7 @@ class Agent(ABC):
     The agent owns its memory: a replay, or a rollout.
 
     Attributes:
-        networks: the names of the networks that have a combiner.
+        networks: the names of the networks that have a combiner; a constructor may choose them by its hyperparameters.
         changeable: hyperparameters that a resumed run may change.
         overlaps: updates are made while the environments step: after `explore`, before `observe`. Otherwise they are
             made after `observe`, and the environments wait.
@@ -109,7 +109,7 @@ class Agent(ABC):
         memory: what is saved in segments beside the checkpoints, as it is large; None where `state_dict` has it all.
     """
 
-    networks: ClassVar[tuple[str, ...]] = ()
+    networks: tuple[str, ...] = ()
     changeable: ClassVar[tuple[str, ...]] = ()
     overlaps: ClassVar[bool] = True
     capturable: bool = False

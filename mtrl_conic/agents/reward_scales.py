@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.agents.protocol import Transition
-from mtrl_conic.agents.temperature import Temperatures
+from mtrl_conic.agents.temperature import EntropyWeight
 
 _LEAST = 1e-8  # of the largest return, before there is one, and beside a deviation
 _LEAST_SHARE, _LONGEST = 1e-3, 10_000  # of a return: what its last rewards are at least worth, and its steps
@@ -88,7 +88,7 @@ class ReturnScale:
 
 
 class DeviationScale:
-    """Rewards divided by the running deviation of their task's, and not moved.
+    """Rewards divided by the running deviation of their task's, times a factor; they are not moved.
 
     Mean and variance move by a thousandth per reward, the variance by the square of its distance from the new mean.
     They start at 0 and 1. So did the code base that the papers from PCGrad on measured with, which scaled a reward when
@@ -97,10 +97,13 @@ class DeviationScale:
     Args:
         cells: S, K.
         step: the share of a reward in the moments.
+        factor: the same for all tasks.
     """
 
-    def __init__(self, cells: tuple[int, int], device: torch.device | str = "cpu", step: float = 1e-3) -> None:
-        self.step = step
+    def __init__(
+        self, cells: tuple[int, int], device: torch.device | str = "cpu", step: float = 1e-3, factor: float = 1.0
+    ) -> None:
+        self.step, self.factor = step, factor
         self._mean, self._variance = torch.zeros(cells, device=device), torch.ones(cells, device=device)
 
     def observe(self, transition: Transition) -> None:
@@ -109,7 +112,7 @@ class DeviationScale:
             self._variance.lerp_((reward - self._mean).square(), self.step)
 
     def __call__(self, reward: Tensor) -> Tensor:
-        return reward / (self._variance.sqrt() + _LEAST).unsqueeze(-1).to(reward.dtype)
+        return self.factor * reward / (self._variance.sqrt() + _LEAST).unsqueeze(-1).to(reward.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self._mean, "variance": self._variance}
@@ -140,7 +143,7 @@ class SoftReturnScale:
         shape: tuple[int, int, int],
         discount: float,
         limit: float,
-        temperatures: Temperatures,
+        temperatures: EntropyWeight,
         device: torch.device | str = "cpu",
     ) -> None:
         self.discount, self.limit, self._temperatures = discount, limit, temperatures

@@ -10,27 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_conic.agents.actor_critic import ActorCritic, actor_views
+from mtrl_conic.agents.actor_critic import actor_views
 from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.critic_heads import make_head
-from mtrl_conic.agents.estimates import Product, products_of
+from mtrl_conic.agents.ensemble import EnsembleActorCritic
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
 from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target, temperature_weights
-from mtrl_conic.agents.off_policy import OffPolicyAgent
 from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
-from mtrl_conic.agents.reward_scales import ConstantScale, ReturnScale, RewardScale
+from mtrl_conic.agents.reward_scales import ConstantScale, DeviationScale, ReturnScale, RewardScale
 from mtrl_conic.agents.squashed import EmbeddedTaskInput, SquashedGaussianPolicy, TaskInput
-from mtrl_conic.agents.temperature import REDUCTIONS, Temperatures
+from mtrl_conic.agents.temperature import KINDS, NETWORK, REDUCTIONS, EntropyWeight, make_temperatures
 from mtrl_conic.networks.layers import Recorder, Views
 from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
 
-class MultiTaskSAC(ActorCritic, OffPolicyAgent):
+class MultiTaskSAC(EnsembleActorCritic):
     """S independent SAC agents, each learning the same K tasks; the defaults are those of docs/protocols.md.
 
     Args:
@@ -45,12 +44,14 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         clip: what it bounds: "network", the whole of it, or "task", the shared part and each task's own.
         discount: γ.
         tau: the share of the critics in each update of their targets.
-        temperatures: one for each "task", or one "shared" by all.
+        temperatures: one for each "task", one "shared" by all, or such a one moved by the combiner of a network of the
+            name "temperature", "combined".
         initial_temperature: of each.
         target_entropy: in nats, per task; None for minus the number of action dimensions.
         reward_scale: factor of the rewards in the critics' targets.
         normalise_returns: divide rewards by the largest return of their task so far, and multiply by `value_limit`, in
             place of `reward_scale`.
+        normalise_rewards: divide rewards by the running deviation of their task's, and multiply by `reward_scale`.
         critic_head: what a critic's outputs are: "scalar", the value, or a distribution over values, which learns from
             the value of the next state, "categorical", or from its distribution, "distributional".
         value_bins, value_limit: of a distribution: values from minus the limit to the limit.
@@ -82,6 +83,7 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         target_entropy: float | None = None,
         reward_scale: float = 1.0,
         normalise_returns: bool = False,
+        normalise_rewards: bool = False,
         critic_head: str = "scalar",
         value_bins: int = 101,
         value_limit: float = 10.0,
@@ -101,13 +103,18 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.clip = choice("clip", clip, tuple(CLIPS))
         self.discount = number("discount", discount, 0, 1, low_included=False)
         self.tau = number("tau", tau, 0, 1, low_included=False)
-        self.shared_temperature = choice("temperatures", temperatures, ("task", "shared")) == "shared"
+        self.temperature_kind = choice("temperatures", temperatures, KINDS)
+        if temperatures == "combined":
+            self.networks = (*self.networks, NETWORK)
         self.initial_temperature = positive("initial_temperature", initial_temperature)
         if target_entropy is not None:
             number("target_entropy", target_entropy, -1e6, 1e6)
         self.target_entropy = target_entropy
         self.reward_scale = positive("reward_scale", reward_scale)
         self.normalise_returns = flag("normalise_returns", normalise_returns)
+        self.normalise_rewards = flag("normalise_rewards", normalise_rewards)
+        if normalise_rewards and normalise_returns:
+            raise ValueError("normalise_rewards must be false where normalise_returns is true, not true")
         self.value_limit = positive("value_limit", value_limit)
         self.head = make_head(critic_head, value_bins, value_limit)
         self.loss_weighting = choice("loss_weighting", loss_weighting, ("none", "temperature"))
@@ -130,29 +137,22 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
 
-    def learner_nets(self, setting: Setting) -> dict[str, list[Network]]:
-        more = self._task_size(setting)
-        actor, critics = self._actor_net(setting, more), self._critic_nets(setting, more)
-        return {"critic": [*critics, *self._task_nets(setting)], "actor": [actor]}
-
-    def _task_size(self, setting: Setting) -> int:
-        """How many numbers join the observation."""
-        return setting.num_tasks if self.task_id_input else 0
-
-    def _task_nets(self, setting: Setting) -> list[Network]:
-        """What `_task_input` learns with the critics."""
-        return []
-
     def _task_input(self, setting: Setting, views: Views) -> TaskInput | EmbeddedTaskInput:
         """What joins the observation, with the parameters of `_task_nets` among the views."""
         return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
 
-    def _temperatures(self, setting: Setting) -> Temperatures:
+    @property
+    def learners(self) -> tuple[Learner, ...]:
+        return (*super().learners, *self.temperatures.learners)
+
+    def _temperatures(self, setting: Setting) -> EntropyWeight:
         entropy = -float(setting.action_size) if self.target_entropy is None else self.target_entropy
-        how = (self._optimizer(), self.shared_temperature, self.loss_reduction)
-        return Temperatures(setting, self.initial_temperature, entropy, *how)
+        how = (self._optimizer(), self.loss_reduction, self.streams["initialization"])
+        return make_temperatures(self.temperature_kind, setting, self.initial_temperature, entropy, *how)
 
     def _reward_scale(self, setting: Setting) -> RewardScale:
+        if self.normalise_rewards:
+            return DeviationScale(setting.cells, setting.device, factor=self.reward_scale)
         if not self.normalise_returns:
             return ConstantScale(self.reward_scale)
         shape = (*setting.cells, setting.num_envs_per_task)
@@ -161,32 +161,6 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
     def observe(self, transition: Transition) -> None:
         super().observe(transition)
         self.rewards.observe(transition)
-
-    def _actor_net(self, setting: Setting, more: int = 0) -> Network:
-        """For observations with so many numbers `more`."""
-        return self.network.made("actor", setting.observation_size + more, 2 * setting.action_size, setting.num_tasks)
-
-    def _critic_nets(self, setting: Setting, more: int = 0) -> list[Network]:
-        """The ensemble; each maps observation, `more` and action to one value."""
-        sizes = (setting.observation_size + more + setting.action_size, self.head.outputs, setting.num_tasks)
-        return [self.critic_network.made(f"critic{e}", *sizes) for e in range(self.num_critics)]
-
-    def networks_for(self, setting: Setting) -> dict[str, list[Network]]:
-        actor, critics = [self._actor_net(setting)], self._critic_nets(setting)
-        if self.critic_network is self.network:
-            return {"network": [*actor, *critics]}
-        return {"network": actor, "critic_network": critics}
-
-    def needs(self, setting: Setting) -> dict[str, int]:
-        of_targets = math.prod(setting.cells) * self.batch_size_per_task * self.head.numbers
-        return super().needs(setting) | {"value_bins": 4 * of_targets}
-
-    def products(self, setting: Setting) -> list[Product]:
-        more, rows, count = self._task_size(setting), setting.num_tasks * self.batch_size_per_task, self.num_critics
-        critic, actor = self._critic_nets(setting, more)[0], self._actor_net(setting, more)
-        to_first = count * (2 if self._task_nets(setting) else 1)  # of the actor's loss, and to what is learnt of tasks
-        # Critics: own loss, targets, value of the new action. Actor: targets, own loss.
-        return products_of(critic, rows, 3 * count, 2 * count, to_first, count) + products_of(actor, rows, forward=2)
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
@@ -210,11 +184,11 @@ class MultiTaskSAC(ActorCritic, OffPolicyAgent):
         temperature = self.temperatures.log.exp()
         values, metrics = self._learn_values(batch, temperature)
         log_prob, of_actor = self._learn_actions(batch.observation, temperature)
-        self.temperatures.update(log_prob, self.health.halted)
+        of_temperature = self.temperatures.update(log_prob, self.health)
         learning = (1 - self.health.halted).to(self.target_params.dtype).unsqueeze(1)
         self.target_params.lerp_(self.critic.params, self.tau * learning)
         self.health.count()
-        metrics |= of_actor | {"temperature": temperature, "q_value": values.mean((0, 3))}
+        metrics |= of_actor | of_temperature | {"temperature": temperature, "q_value": values.mean((0, 3))}
         return metrics | self.diagnostics
 
     def _learn_values(self, batch: Batch, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -122,6 +122,11 @@ def task_vectors(params: Views, name: str, recorder: Recorder | None = None) -> 
     return _TaskVectors.apply(params[name], name, recorder, _anchor(recorder))
 
 
+def shared_vectors(params: Views, name: str, num_tasks: int, recorder: Recorder | None = None) -> Tensor:
+    """A vector [D] that all tasks share, once for each of them, as [S, K, 1, D]."""
+    return _SharedVectors.apply(params[name], num_tasks, name, recorder, _anchor(recorder))
+
+
 def _anchor(recorder: Recorder | None) -> Tensor | None:
     return None if recorder is None else recorder.anchor
 
@@ -259,3 +264,16 @@ class _TaskVectors(torch.autograd.Function):
         if ctx.recorder is not None:
             ctx.recorder.task_vector(ctx.name, deltas[0])
         return None, None, None, None
+
+
+class _SharedVectors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, num_tasks: int, name: str, recorder: Any, _: Any) -> Tensor:
+        ctx.name, ctx.recorder = name, recorder
+        return vector[:, None, None].repeat(1, num_tasks, 1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.recorder is not None:
+            ctx.recorder.shared_vector(ctx.name, deltas[0].flatten(1, 2))
+        return None, None, None, None, None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 _COLUMNS = (
-    *("run", "env", "combiner", "method", "seed", "step", "task"),
+    *("run", "env", "protocol", "combiner", "method", "seed", "step", "task"),
     *("success", "return", "episodes", "wall_seconds", "halted"),
 )
 
@@ -24,9 +24,9 @@ _COLUMNS = (
 def load_runs(runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pandas.DataFrame:
     """The evaluations of any number of runs, one row per run, seed, step and task.
 
-    Means are pandas' own: `frame.groupby(["method", "step"])["success"].mean()` is each method's learning curve over
-    tasks and seeds, `frame.groupby(["method", "task", "seed"]).last()` what each seed ended with. What is damaged,
-    missing or unfinished is a warning.
+    Means are pandas' own: `frame.groupby(["protocol", "method", "step"])["success"].mean()` is each method's learning
+    curve over tasks and seeds, `frame.groupby(["method", "task", "seed"]).last()` what each seed of a protocol ended
+    with. What is damaged, missing or unfinished is a warning.
 
     Args:
         runs: a run folder, a folder that holds some at any depth, a glob, or a list of these.
@@ -35,6 +35,7 @@ def load_runs(runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
         Rows in the order of the folders, seeds and steps, with the columns
         - run: the folder;
         - env, combiner: the names of their yaml files;
+        - protocol: the title of the environments, as over the page's tables; numbers compare where it is the same;
         - method: the combiner's name in papers and whatever sets it apart from the other methods among the runs, or the
           name of its variant;
         - seed, step, task: `step` counts environment steps per task;
@@ -70,11 +71,11 @@ def _methods(runs: Sequence[Run]) -> list[str]:
 
 
 def _rows(run: Run, method: str) -> Iterator[tuple[Any, ...]]:
-    env = protocol.env_name(run)
+    env = (protocol.env_name(run), protocol.title(run))
     combiner = _chosen(run, "combiner") or run.config["combiner"]["_target_"].rpartition(".")[2]
     for seed, curve in run.curves.items():
         for step, task, values in _cells(curve, run.tasks):
-            yield str(run.folder), env, combiner, method, seed, step, task, *values, seed in run.halted
+            yield str(run.folder), *env, combiner, method, seed, step, task, *values, seed in run.halted
 
 
 def _chosen(run: Run, group: str) -> str | None:

@@ -99,16 +99,19 @@ class TensorBoard:
         folder: made when absent.
         seeds: the S seeds.
         tasks: the K task names.
+        networks: the names of those that have a combiner.
         last_step: events beyond it are hidden; -1 in a new run.
     """
 
-    def __init__(self, folder: Path, seeds: Sequence[int], tasks: Sequence[str], last_step: int) -> None:
+    def __init__(
+        self, folder: Path, seeds: Sequence[int], tasks: Sequence[str], networks: Sequence[str], last_step: int
+    ) -> None:
         purge = last_step + 1 if last_step >= 0 else None
         self._seeds = [EventFile(folder / f"seed_{seed}", purge) for seed in seeds]
         self._mean = EventFile(folder / "mean", purge)
         self._pushed = time.monotonic()
         if last_step < 0:
-            self._mean.add(custom_scalars(_overview(tasks)))
+            self._mean.add(custom_scalars(_overview(tasks, networks)))
 
     def add(self, step: int, values: Mapping[str, NDArray[np.float64]]) -> None:
         for key, value in values.items():
@@ -134,13 +137,12 @@ class TensorBoard:
 _PUSH_SECONDS = 30  # how old values may be that TensorBoard shows
 
 
-def _overview(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+def _overview(tasks: Sequence[str], networks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     """The tab "Custom Scalars": what matters on one page, a chart per task, the seeds and their mean in each."""
 
     def chart(key: str) -> list[Any]:
         return ["Multiline", [re.escape(key) + "$"]]
 
-    networks = ("critic", "actor")
     single = {"cosine": "cosine with the mean gradient", "conflict": "share of conflicting pairs"}
     return {
         "success rate": {
@@ -168,6 +170,7 @@ class RunLogger:
         run_dir: the run folder.
         seeds: the S seeds.
         tasks: the K task names.
+        networks: the names of those that have a combiner, for TensorBoard's overview.
         last_step: records beyond this step are removed first; -1 in a new run.
         last_evaluation: the same for evaluations, which at `last_step` itself may be still to come.
         logger: "wandb" or None.
@@ -178,6 +181,7 @@ class RunLogger:
         run_dir: Path,
         seeds: Sequence[int],
         tasks: Sequence[str],
+        networks: Sequence[str] = (),
         last_step: int = -1,
         last_evaluation: int | None = None,
         logger: str | None = None,
@@ -188,7 +192,7 @@ class RunLogger:
         last_evaluation = last_step if last_evaluation is None else min(last_step, last_evaluation)
         self.evaluations = Records(run_dir / "evaluations.jsonl", last_evaluation)
         self.training = Records(run_dir / "metrics.jsonl", last_step)
-        self._boards: list[Board] = [TensorBoard(run_dir / "tensorboard", seeds, tasks, last_step)]
+        self._boards: list[Board] = [TensorBoard(run_dir / "tensorboard", seeds, tasks, networks, last_step)]
         if logger == "wandb":
             self._boards.append(WandbWriter(run_dir, seeds))
 

@@ -237,7 +237,7 @@ def _validate_agent(config: TrainConfig, agent: Agent) -> None:
     for network in config.combiners:
         if network not in agent.networks:
             names = ", ".join(f"{name}.combiner" for name in agent.networks)
-            raise ConfigError(f"{network}.combiner: the agent has no {network}; there are {names}")
+            raise ConfigError(f"{network}.combiner: the agent has no combiner of that name; there are {names}")
     with _explained(config, f"{type(agent).__name__}.check"):
         agent.check(setting)
     with _explained(config, f"{type(agent).__name__}.check_length"):

@@ -70,7 +70,8 @@ class Trainer:
         resuming = resume and bool(self.checkpoints.steps())
         state = self._load(start) if resuming else None
         last = self.step if resuming else -1
-        self.logger = RunLogger(run_dir, config.seeds, spec.tasks, last, self.evaluated, config.logger)
+        of_whom = (config.seeds, spec.tasks, self.agent.networks)
+        self.logger = RunLogger(run_dir, *of_whom, last, self.evaluated, config.logger)
         self.seed_watch = SeedWatch(self.agent.health, config.seeds, spec.tasks, self.agent.steps_since)
         self._look_at_seeds()
         self.steps = device_steps(self.agent, config.cuda_graphs)

@@ -38,6 +38,27 @@ def test_a_list_of_folders_and_methods_that_differ(tmp_path):
     assert set(frame.method) == {"ConicGrad c=0.25", "ConicGrad c=0.5"}
 
 
+def test_protocols_are_told_apart(tmp_path):
+    """Also where all else is equal: the fixed goal of `experiment=mt10_fixed` is a setting of the environments."""
+    fixed = {"reward_version": "v1", "num_goals": 1, "episode_length": 150}
+    for name, env in (("usual", {}), ("fixed", fixed)):
+        env = {
+            "name": None,
+            "task": None,
+            "_target_": "mtrl_conic.envs.metaworld.MetaWorld",
+            "benchmark": "mt10",
+            **env,
+        }
+        make_run(tmp_path / name, "ls", (0,), steps=100, env={**env, "tasks": [*TASKS]}, choices={"env": "mt10"})
+    frame = mtrl_conic.load_runs(tmp_path)
+    assert len(frame["method"].unique()) == 1
+    names = f"MT10, {', '.join(TASKS)}, Meta-World V3"
+    assert set(frame.groupby("protocol").groups) == {
+        f"{names}, reward v2, goal seed 0",
+        f"{names}, reward v1, goal seed 0, 1 goal, 150 steps",
+    }
+
+
 def test_what_is_missing_is_said(tmp_path):
     run = make_run(tmp_path / "run", "ls", (0, 1), steps=300, recorded=(0,))
     (run / "halted.json").write_text(json.dumps([{"seed": 0, "step": 200, "network": "actor", "cause": "loss"}]))

@@ -30,6 +30,8 @@ def rows(section, steps=None):
         {"env": {"name": "mt25"}},
         {"env": {"some_new_setting": 2}},
         {"env": {"action_repeat": 2}},
+        {"env": {"num_goals": 1}},
+        {"env": {"episode_length": 150}},
         {"tasks": TASKS[:2]},
     ],
     ids=str,
