@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal
+from torch.utils._pytree import tree_leaves
 
 from mtrl_conic.agents.normalisation import PopArt, RunningMoments
 from mtrl_conic.agents.ppo_losses import (
@@ -14,7 +17,7 @@ from mtrl_conic.agents.ppo_losses import (
     generalized_advantages,
     policy_shift,
 )
-from mtrl_conic.agents.protocol import Setting
+from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.rollout import Minibatches
 from mtrl_conic.settings.compose import compose_config
 from mtrl_conic.settings.errors import ConfigError
@@ -135,3 +138,31 @@ def test_minibatches_show_every_row_once_per_pass():
 def test_a_rollout_that_cannot_be_parted_is_refused():
     with pytest.raises(ConfigError, match=r"^agent\.minibatches must divide the 256 steps per task .* not 7$"):
         compose_config(["env=toy", "agent=mtmhppo", "agent.minibatches=7"])
+
+
+@pytest.mark.parametrize("diverging", ["none", "critic", "actor"])
+@pytest.mark.parametrize("combiner", ["ls", "conicgrad", "pcgrad", "famo"])
+def test_networks_learn_the_same_side_by_side_and_one_after_the_other(combiner, diverging):
+    settings = ["agent=mtmhppo", "agent.rollout_steps=8", "agent.minibatches=4", "agent.epochs=2"]
+    config = compose_config(["env=toy", "env.num_envs_per_task=2", f"combiner={combiner}", "device=cpu", *settings])
+    setting = replace(config.setting(), seeds=[0, 3])
+    states = []
+    for threads in (1, 2):
+        agent, draws = config.make_agent(), torch.Generator().manual_seed(0)
+        agent.setup(setting)
+        for step in range(24):
+            observation, reached = (torch.randn(2, 3, 2, 6, generator=draws) for _ in range(2))
+            action, reward = agent.explore(observation), torch.randn(2, 3, 2, generator=draws)
+            agent.observe(Transition(observation, action, reward, reached, 0 * reward, 0 * reward))
+            for _ in range(agent.updates_due()):
+                if step == 15 and diverging != "none":
+                    getattr(agent, diverging).params[1, 0] = torch.nan
+                torch.set_num_threads(threads)
+                agent.update()
+                torch.set_num_threads(1)
+        states.append(agent.state_dict())
+    assert states[0]["health"]["halted"].tolist() == [0, int(diverging != "none")]
+    one, other = (tree_leaves(state) for state in states)
+    for left, right in zip(one, other, strict=True):
+        same = torch.equal(left.nan_to_num(), right.nan_to_num()) if isinstance(left, torch.Tensor) else left == right
+        assert same

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from mtrl_conic.runs.folder import open_run
 from mtrl_conic.settings import threads
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.threads import threads_of
-from mtrl_conic.system.threads import in_one_thread
+from mtrl_conic.system.threads import in_one_thread, side_by_side
 
 # The default agent on MT10: worth four threads.
 MT10 = ["env=mt10", "device=cpu"]
@@ -162,6 +163,40 @@ def test_agents_act_in_one_thread_and_learn_in_all(tmp_path, monkeypatch):
     monkeypatch.setattr(SquashedGaussianPolicy, "__call__", _noting(SquashedGaussianPolicy.__call__, acts))
     assert evaluate([f"run={folder}", "episodes=1"]) == 0
     assert acts == {1}
+
+
+@pytest.mark.parametrize(("threads", "each"), [(2, 1), (3, 1), (4, 2)])
+def test_what_is_done_side_by_side_has_half_the_threads_each(threads, each):
+    """Each waits for the other, so that neither ends before both have begun."""
+    meet, done = threading.Barrier(2, timeout=60), []
+
+    def work(name, error=None):
+        meet.wait()
+        if error is not None:
+            raise error
+        done.append(name)
+        return name, torch.get_num_threads(), threading.get_ident()
+
+    torch.set_num_threads(threads)
+    for _ in range(2):
+        one, other = side_by_side(lambda: work("one"), lambda: work("other"), torch.device("cpu"))
+        assert (one[:2], other[:2]) == (("one", each), ("other", each))
+        assert one[2] != other[2] == threading.get_ident()
+        assert torch.get_num_threads() == threads
+    for errors in ((ValueError("1"), None), (None, ValueError("2"))):
+        done.clear()
+        with pytest.raises(ValueError, match="1" if errors[0] else "2"):
+            side_by_side(lambda: work("one", errors[0]), lambda: work("other", errors[1]), torch.device("cpu"))  # noqa: B023
+        assert done == ["other" if errors[0] else "one"]  # it has ended, too
+        assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("threads", "device"), [(1, "cpu"), (4, "cuda")])
+def test_one_thread_or_a_device_does_one_after_the_other(threads, device):
+    torch.set_num_threads(threads)
+    order = []
+    found = side_by_side(lambda: order.append("one"), lambda: order.append("other"), torch.device(device))
+    assert (found, order) == ((None, None), ["one", "other"])
 
 
 def _noting(function, threads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ def require_shared(name: str, layout: Layout, combiner: Combiner) -> None:
             f"{type(combiner).__name__} combines gradients of parameters that tasks share, and the tasks of the {name}"
             " share none (with gradient_scope=all neither); choose combiner=ls, or another one that weighs losses"
         )
+
+
+class Differentiated(NamedTuple):
+    """What `Learner.differentiate` leaves for `Learner.move`."""
+
+    losses: Tensor  # [S, K]
+    norm: Tensor  # [S], of the combined gradient, before it was bounded
+    memory: Any  # the combiner's, of before
 
 
 class Learner:
@@ -84,21 +92,30 @@ class Learner:
         self.diagnostics: dict[str, Tensor] = {}
 
     def step(self, losses: Tensor, health: Health, losses_again: Callable[[], Tensor]) -> dict[str, Tensor]:
-        """Turn losses [S, K] into one step of the optimizer; of a seed that is or becomes halted, nothing moves.
+        """Turn losses [S, K] into one step of the optimizer: `differentiate`, then `move`."""
+        return self.move(self.differentiate(losses), health, losses_again)
 
-        `losses_again` gives the losses of the same batch and noise after the step, for combiners that look back.
-
-        Returns:
-            Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
-        """
+    def differentiate(self, losses: Tensor) -> Differentiated:
+        """Turn losses [S, K] into the gradient that the optimizer is to follow; reads and writes this network alone."""
         self.combiner.diagnostics.clear()
         detached = losses.detach()
         memory = self.combiner.snapshot()
         self._fill_gradients(losses, detached)
         if self._factor > 1:
             self.gradients.flat.mul_(self._factor)
-        norm = self.clip(self.layout, self.gradients.flat)
-        name = self.name
+        return Differentiated(detached, self.clip(self.layout, self.gradients.flat), memory)
+
+    def move(
+        self, differentiated: Differentiated, health: Health, losses_again: Callable[[], Tensor]
+    ) -> dict[str, Tensor]:
+        """Let the optimizer take its step; of a seed that is or becomes halted, nothing moves.
+
+        `losses_again` gives the losses of the same batch and noise after the step, for combiners that look back.
+
+        Returns:
+            Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
+        """
+        (detached, norm, memory), name = differentiated, self.name
         health.check(name, detached, norm)
         self.optimizer.step(health.halted)
         if self.combiner.looks_back:

@@ -19,7 +19,7 @@ from mtrl_conic.agents.actor_critic import ActorCritic, actor_views
 from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.gaussian import GaussianPolicy, TaskVector
 from mtrl_conic.agents.health import Health
-from mtrl_conic.agents.learner import Learner
+from mtrl_conic.agents.learner import Differentiated, Learner
 from mtrl_conic.agents.normalisation import RunningMoments
 from mtrl_conic.agents.on_policy import OnPolicyAgent
 from mtrl_conic.agents.optimizer import SeedwiseAdam
@@ -38,6 +38,7 @@ from mtrl_conic.agents.values import ValueFunction
 from mtrl_conic.networks.layers import Recorder
 from mtrl_conic.networks.protocol import Network
 from mtrl_conic.system.streams import SeedStreams
+from mtrl_conic.system.threads import side_by_side
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
 _LIMIT = 10.0  # deviations at which normalised observations are cut off
@@ -227,21 +228,26 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
             learner.optimizer.set_learning_rate(rate)
 
     def update(self) -> dict[str, Tensor]:
-        """A step of critic and actor on the next minibatch."""
+        """A step of critic and actor on the next minibatch; on the CPU their gradients are computed side by side."""
         inputs, action, *single = self.batches.take()
         old_log_prob, advantage, target = (field.squeeze(-1) for field in single)
 
-        def value_losses() -> Tensor:
-            return self.values.losses(inputs, target)
+        def value_losses(recorder: Recorder | None = None) -> Tensor:
+            return self.values.losses(inputs, target, recorder)
 
-        losses = self.values.losses(inputs, target, self.critic.gradients)
-        metrics = self.critic.step(losses, self.health, value_losses)
+        def policy_losses(recorder: Recorder | None = None) -> tuple[Tensor, Tensor, Tensor]:
+            return self._policy_losses(inputs, action, old_log_prob, advantage, recorder)
 
-        def policy_losses() -> Tensor:
-            return self._policy_losses(inputs, action, old_log_prob, advantage)[0]
+        def of_critic() -> Differentiated:
+            return self.critic.differentiate(value_losses(self.critic.gradients))
 
-        losses, log_prob, entropy = self._policy_losses(inputs, action, old_log_prob, advantage, self.actor.gradients)
-        metrics |= self.actor.step(losses, self.health, policy_losses)
+        def of_actor() -> tuple[Differentiated, Tensor, Tensor]:
+            losses, log_prob, entropy = policy_losses(self.actor.gradients)
+            return self.actor.differentiate(losses), log_prob, entropy
+
+        for_critic, (for_actor, log_prob, entropy) = side_by_side(of_critic, of_actor, self.device)
+        metrics = self.critic.move(for_critic, self.health, value_losses)
+        metrics |= self.actor.move(for_actor, self.health, lambda: policy_losses()[0])
         self.actor.views[self.spread_net.name].clamp_(*_LOG_STD)  # type: ignore[attr-defined]
         self.health.count()
         divergence, clipped = policy_shift(log_prob.detach(), old_log_prob, self.ratio_clip)
