@@ -187,13 +187,22 @@ def test_a_checkpoint_continues_to_the_last_bit(config, tmp_path):
             assert torch.equal(one, other)
 
 
-def test_a_seed_learns_the_same_alone_and_among_others(config):
-    together, alone = make(config), make(config, [3])
-    drive(together, 24)
-    drive(alone, 24, slice(1, 2))
-    for one, other, first in zip(weights(together), weights(alone), weights(make(config)), strict=True):
-        torch.testing.assert_close(one[1], other[0], rtol=1e-7, atol=1e-9)
-        assert not torch.equal(one[1], first[1])
+@pytest.mark.parametrize(("dtype", "threads"), [(torch.float32, 1), (torch.float32, 2), (torch.float64, 1)])
+def test_a_seed_learns_the_same_alone_and_among_others(config, dtype, threads):
+    """To the last bit: its actions, and all that its policy is made of."""
+    torch.set_num_threads(threads)
+    together = make(config, dtype=dtype)
+    actions = drive(together, 24)
+    for row, seed in enumerate((0, 3, 5)):
+        alone = make(config, [seed], dtype=dtype)
+        for one, other in zip(actions, drive(alone, 24, slice(row, row + 1)), strict=True):
+            assert torch.equal(one[row], other[0])
+        for one, other, first in zip(weights(together), weights(alone), weights(make(config, dtype=dtype)), strict=True):
+            assert torch.equal(one[row], other[0])
+            assert not torch.equal(one[row], first[row])
+        observation = torch.randn(3, K, N, O, generator=torch.Generator().manual_seed(1))
+        greedy = together.exploit(observation)
+        assert torch.equal(greedy[row], alone.exploit(observation[row : row + 1])[0])
 
 
 def test_a_seed_that_diverges_stops_alone(config):
