@@ -197,7 +197,9 @@ def test_a_seed_learns_the_same_alone_and_among_others(config, dtype, threads):
         alone = make(config, [seed], dtype=dtype)
         for one, other in zip(actions, drive(alone, 24, slice(row, row + 1)), strict=True):
             assert torch.equal(one[row], other[0])
-        for one, other, first in zip(weights(together), weights(alone), weights(make(config, dtype=dtype)), strict=True):
+        for one, other, first in zip(
+            weights(together), weights(alone), weights(make(config, dtype=dtype)), strict=True
+        ):
             assert torch.equal(one[row], other[0])
             assert not torch.equal(one[row], first[row])
         observation = torch.randn(3, K, N, O, generator=torch.Generator().manual_seed(1))

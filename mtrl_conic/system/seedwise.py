@@ -34,9 +34,7 @@ def add_matmul(bias: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
     def product(left: Tensor, right: Tensor, out: Tensor | None, bias: Tensor = bias) -> Tensor:
         batches = (bias.unsqueeze(-2).flatten(0, -3), left.flatten(0, -3), right.flatten(0, -3))
-        if out is None:
-            return torch.baddbmm(*batches).unflatten(0, left.shape[:-2])
-        return torch.baddbmm(*batches, out=_batch(out))
+        return _unbatched(torch.baddbmm(*batches), left) if out is None else torch.baddbmm(*batches, out=_batch(out))
 
     return _product(product, left, right, None, bias)
 
@@ -73,12 +71,20 @@ def sum_over(tensor: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
 
 def zeros(shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
     """Zeros [S, ...], dense but for a gap between the seeds on the CPU, where each begins as fresh memory does."""
-    return _apart(torch.zeros, shape, device, dtype)
+    seeds, *sizes = shape
+    count = math.prod(sizes)
+    pitch = _pitch(seeds, count, device, dtype)
+    if pitch == count:
+        return torch.zeros(*shape, device=device, dtype=dtype)
+    return torch.zeros(seeds, pitch, dtype=dtype)[:, :count].unflatten(1, sizes)
 
 
 def empty(shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    """As `zeros`, of any numbers."""
-    return _apart(torch.empty, shape, device, dtype)
+    """As `zeros`, of any numbers, and no view of another tensor: autograd forbids to change such results in place."""
+    seeds, *sizes = shape
+    strides = [math.prod(sizes[dim:]) for dim in range(len(shape))]
+    strides[0] = _pitch(seeds, strides[0], device, dtype)
+    return torch.empty_strided(tuple(shape), strides, device=device, dtype=dtype)
 
 
 def copy(tensor: Tensor) -> Tensor:
@@ -92,12 +98,10 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.device.type == "cpu" and tensor.data_ptr() % _LINE else tensor
 
 
-def _apart(make: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    seeds, *sizes = shape
-    count, unit = math.prod(sizes), _LINE // dtype.itemsize
-    if torch.device(device).type != "cpu" or seeds == 1 or count % unit == 0:
-        return make(*shape, device=device, dtype=dtype)
-    return make(seeds, _rounded(count, unit), dtype=dtype)[:, :count].unflatten(1, sizes)
+def _pitch(seeds: int, count: int, device: torch.device | str, dtype: torch.dtype) -> int:
+    """From one seed's numbers to the next one's."""
+    apart = seeds > 1 and torch.device(device).type == "cpu"
+    return _rounded(count, _LINE // dtype.itemsize) if apart else count
 
 
 def _one_by_one(tensor: Tensor) -> bool:
@@ -127,9 +131,11 @@ def _product(
 
 def _matmul(left: Tensor, right: Tensor, out: Tensor | None) -> Tensor:
     batches = left.flatten(0, -3), right.flatten(0, -3)
-    if out is None:
-        return torch.bmm(*batches).unflatten(0, left.shape[:-2])
-    return torch.bmm(*batches, out=_batch(out))
+    return _unbatched(torch.bmm(*batches), left) if out is None else torch.bmm(*batches, out=_batch(out))
+
+
+def _unbatched(products: Tensor, left: Tensor) -> Tensor:
+    return products if left.dim() == 3 else products.unflatten(0, left.shape[:-2])
 
 
 def _batch(out: Tensor) -> Tensor:
