@@ -120,7 +120,8 @@ def _product(
     function: Callable[..., Tensor], left: Tensor, right: Tensor, out: Tensor | None, *others: Tensor
 ) -> Tensor:
     if not _one_by_one(left):
-        return function(left, right, out, *others)
+        found = function(left, right, out, *others)
+        return found if out is None else out
     if out is None:
         out = empty((*left.shape[:-1], right.shape[-1]), left.device, left.dtype)
     left, right, place = as_alone(left), as_alone(right), as_alone(out)
