@@ -18,7 +18,8 @@ from mtrl_conic.settings import paths
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.variants import layered, read_variants
-from mtrl_conic.sweep import list_runs, main
+from mtrl_conic.sweep import main
+from mtrl_conic.training.sweep_runs import list_runs
 
 MINE = """\
 settings: [env=toy, agent.batch_size_per_task=4, combiner=pcgrad, steps_per_task=1000]
