@@ -72,7 +72,7 @@ def paper_table(section: Section, results: Sequence[tables.Row], notes: list[str
         return None
     for row in results:
         if row.method.variant in names and row not in having:
-            listed = ", ".join(dict.fromkeys(each for run in row.method.folders for each in _departures(run)))
+            listed = "; ".join(dict.fromkeys(each for run in row.method.folders for each in _departures(run)))
             notes.append(f"{row.method.label}: has the name of a row of the papers' table, but {listed}")
     having.sort(key=lambda row: names.index(str(row.method.variant)))
     known = PUBLISHED if _whole_mt10(section) else {}
@@ -96,6 +96,8 @@ def _file() -> Variants:
 def _departures(run: Run) -> Iterator[str]:
     """Settings of a run with a row's name that are not the row's, such as "combiner.c is 0.5, not 0.9"."""
     file = _file()
+    for network in run.config.get("combiners", {}):
+        yield f"{network} has a combiner of its own"
     for text in layered(file.settings, file.changes[str(run.config["variant"])]):
         key = text.partition("=")[0]
         if key == "experiment":
