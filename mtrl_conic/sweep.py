@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrl_conic.runs.command import answer
+from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.paths import expand
 from mtrl_conic.system import console
@@ -40,6 +41,7 @@ of them, by the names of their folders.
 
 jobs=N (1) runs N processes at a time; with more than one, what they print goes to <run folder>.log.
 hydra/launcher=joblib, submitit_slurm or ray, with hydra.launcher.<setting>=..., start them elsewhere (docs/sweeps.md).
+report=DIR makes the report of the whole folder at the end (docs/report.md).
 Other arguments go to every run: `python -m mtrl_conic.train --help` lists them.
 
 Started again it does what is missing: complete runs are left as they are, interrupted ones resumed. All settings
@@ -76,6 +78,9 @@ class Outcome:
     unfinished: list[str] = field(default_factory=list)
 
 
+_OWN = ("jobs", "only", "report")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -91,25 +96,42 @@ def _sweep(arguments: list[str]) -> int:
     if len(arguments) < 3:
         raise ConfigError("combiners (or variants=FILE), seeds and a folder are needed; --help explains")
     what, seeds, folder, *rest = arguments
-    folder, jobs, only = _path(folder), _last("jobs", rest), _last("only", rest)
-    at_a_time = _jobs(jobs or "1")
+    folder = _path("the sweep's folder", folder)
+    jobs, only, report = (_last(key, rest) for key in _OWN)
+    at_a_time = _jobs("1" if jobs is None else jobs)
+    out = None if report is None else Path(_path("report=: the folder", report))
     launcher = [each for each in rest if each.lstrip("+~").startswith(("hydra/", "hydra."))]
     if launcher and jobs:
         raise ConfigError(f"jobs={jobs}: the launcher has its own setting, such as hydra.launcher.n_jobs of joblib")
-    others = [each for each in rest if each not in launcher and not each.startswith(("jobs=", "only="))]
+    others = [each for each in rest if each not in launcher and each.partition("=")[0] not in _OWN]
     runs = list_runs(what, seeds.split(), folder, others, only)
+    if out is not None and not out.is_relative_to(folder):  # the sweep's own folder is seen to before the first run
+        check_folder("report", out)
     if launcher:
         from mtrl_conic.training.multirun import launch_listed
 
-        return launch_listed(runs, folder, launcher)
-    return Sweep([Job(run) for run in runs], Path(folder), at_a_time).run()
+        status = launch_listed(runs, folder, launcher)
+    else:
+        status = Sweep([Job(run) for run in runs], Path(folder), at_a_time).run()
+    return status if out is None or status > 1 else _report(runs, folder, out) or status
 
 
-def _path(folder: str) -> str:
+def _report(runs: Sequence[SweepRun], folder: str, out: Path) -> int:
+    """Make the report of whatever has been evaluated; returns its exit status."""
+    from mtrl_conic.report.__main__ import main as report
+
+    records = (Path(str(run.config.run_dir), "evaluations.jsonl") for run in runs)
+    if not any(path.is_file() and path.stat().st_size for path in records):
+        print("no report: nothing has been evaluated", file=sys.stderr)
+        return 0
+    return report([f"runs={folder}", f"out={out}"])
+
+
+def _path(what: str, folder: str) -> str:
     try:
         return expand(folder)
     except ValueError as error:
-        raise ConfigError(f"the sweep's folder {error}") from error
+        raise ConfigError(f"{what} {error}") from error
 
 
 def _last(key: str, arguments: Sequence[str]) -> str | None:

@@ -39,13 +39,6 @@ for argument in "$@"; do
   esac
 done
 
-out=${out/#\~\//$HOME/}
 [ -n "${INSTALLED:-}" ] || bash "$here/setup.sh"
-python=${INSTALLED:-$here/../.venv/bin/python}
-status=0
-"$python" -m mtrl_conic.sweep variants=table3 "$seeds" "$out" ${rest[@]+"${rest[@]}"} || status=$?
-[ $status -le 1 ] || exit $status
-if [ -n "$(find "$out" -name evaluations.jsonl -size +0 -print -quit 2>/dev/null)" ]; then
-  "$python" -m mtrl_conic.report "runs=$out" "out=$out/report" || status=1
-fi
-exit $status
+exec "${INSTALLED:-$here/../.venv/bin/python}" -m mtrl_conic.sweep variants=table3 "$seeds" "$out" "report=$out/report" \
+  ${rest[@]+"${rest[@]}"}

@@ -71,7 +71,7 @@ def paper_table(section: Section, results: Sequence[tables.Row], notes: list[str
     if not having:
         return None
     for row in results:
-        if row.method.variant in names and row not in having:
+        if row.method.variant in names and not is_row(row.method):
             listed = "; ".join(dict.fromkeys(each for run in row.method.folders for each in _departures(run)))
             notes.append(f"{row.method.label}: has the name of a row of the papers' table, but {listed}")
     having.sort(key=lambda row: names.index(str(row.method.variant)))
@@ -109,10 +109,10 @@ def _departures(run: Run) -> Iterator[str]:
 
 
 def _of_run(run: Run, key: str) -> Any:
-    if key not in GROUPS:
-        return OmegaConf.select(OmegaConf.create(run.config), key)
-    choices = run.config.get("choices")
-    return choices.get(key) if isinstance(choices, dict) else None
+    found: Any = run.config
+    for name in ("choices", key) if key in GROUPS else key.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _whole_mt10(section: Section) -> bool:
