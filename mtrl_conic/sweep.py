@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtrl_conic.runs.command import answer
+from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.settings.errors import ConfigError
 from mtrl_conic.settings.paths import expand
 from mtrl_conic.system import console
@@ -20,10 +22,11 @@ from mtrl_conic.system.signals import Signals
 
 if TYPE_CHECKING:
     from mtrl_conic.settings.schema import TrainConfig
+    from mtrl_conic.training.sweep_runs import SweepRun
 
 USAGE = """\
 usage: sweep_seeds.sh "<combiners>" "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
-       sweep_seeds.sh variants=<file> "<seeds>" <folder> [jobs=N] [--config-dir DIR] [key=value ...]
+       sweep_seeds.sh variants=<file> "<seeds>" <folder> [only=NAMES] [jobs=N] [--config-dir DIR] [key=value ...]
 
 Trains each combiner, or each variant of a file, with each entry of <seeds>, one process and one run folder per pair:
 
@@ -33,9 +36,12 @@ Trains each combiner, or each variant of a file, with each entry of <seeds>, one
   variants=fast_ablation "0,1,2" runs/a   runs/a/base/seeds_0_1_2, runs/a/action_repeat_2/seeds_0_1_2, ...
 
 A file of variants is configs/sweep/<file>.yaml, DIR/sweep/<file>.yaml, or a path that ends in .yaml. It holds settings
-of all variants, which the command line may change, and what each variant changes.
+of all variants, which the command line may change, and what each variant changes. only=base,action_repeat_2 runs some
+of them, by the names of their folders.
 
 jobs=N (1) runs N processes at a time; with more than one, what they print goes to <run folder>.log.
+hydra/launcher=joblib, submitit_slurm or ray, with hydra.launcher.<setting>=..., start them elsewhere (docs/sweeps.md).
+report=DIR makes the report of the whole folder at the end (docs/report.md).
 Other arguments go to every run: `python -m mtrl_conic.train --help` lists them.
 
 Started again it does what is missing: complete runs are left as they are, interrupted ones resumed. All settings
@@ -45,15 +51,23 @@ exit status: 0 done, 1 some run failed (they are listed), 2 bad input, 129, 130 
 """
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """One process of the sweep."""
+    """A run of the sweep as a process."""
 
-    name: str
-    arguments: list[str]
-    config: TrainConfig
+    run: SweepRun
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Of its folder, in the sweep's."""
+        return self.run.name
+
+    @property
+    def config(self) -> TrainConfig:
+        """Its settings."""
+        return self.run.config
 
 
 @dataclass
@@ -64,136 +78,72 @@ class Outcome:
     unfinished: list[str] = field(default_factory=list)
 
 
+_OWN = ("jobs", "only", "report")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else 2
-    try:
-        if len(arguments) < 3:
-            raise ConfigError("combiners (or variants=FILE), seeds and a folder are needed; --help explains")
-        what, seeds, folder, *rest = arguments
-        folder = _path(folder)
-        jobs = _jobs([each for each in rest if each.startswith("jobs=")])
-        runs = list_runs(what, seeds.split(), folder, [e for e in rest if not e.startswith("jobs=")])
-        return Sweep(runs, Path(folder), jobs).run()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if not arguments:
+        print(USAGE, end="", file=sys.stderr)
         return 2
+    return answer(arguments, lambda: USAGE, _sweep)
 
 
-def _path(folder: str) -> str:
+def _sweep(arguments: list[str]) -> int:
+    from mtrl_conic.training.sweep_runs import list_runs
+
+    if len(arguments) < 3:
+        raise ConfigError("combiners (or variants=FILE), seeds and a folder are needed; --help explains")
+    what, seeds, folder, *rest = arguments
+    folder = _path("the sweep's folder", folder)
+    jobs, only, report = (_last(key, rest) for key in _OWN)
+    at_a_time = _jobs("1" if jobs is None else jobs)
+    out = None if report is None else Path(_path("report=: the folder", report))
+    launcher = [each for each in rest if each.lstrip("+~").startswith(("hydra/", "hydra."))]
+    if launcher and jobs:
+        raise ConfigError(f"jobs={jobs}: the launcher has its own setting, such as hydra.launcher.n_jobs of joblib")
+    others = [each for each in rest if each not in launcher and each.partition("=")[0] not in _OWN]
+    runs = list_runs(what, seeds.split(), folder, others, only)
+    if out is not None and not out.is_relative_to(folder):  # the sweep's own folder is seen to before the first run
+        check_folder("report", out)
+    if launcher:
+        from mtrl_conic.training.multirun import launch_listed
+
+        status = launch_listed(runs, folder, launcher)
+    else:
+        status = Sweep([Job(run) for run in runs], Path(folder), at_a_time).run()
+    return status if out is None or status > 1 else _report(runs, folder, out) or status
+
+
+def _report(runs: Sequence[SweepRun], folder: str, out: Path) -> int:
+    """Make the report of whatever has been evaluated; returns its exit status."""
+    from mtrl_conic.report.__main__ import main as report
+
+    records = (Path(str(run.config.run_dir), "evaluations.jsonl") for run in runs)
+    if not any(path.is_file() and path.stat().st_size for path in records):
+        print("no report: nothing has been evaluated", file=sys.stderr)
+        return 0
+    return report([f"runs={folder}", f"out={out}"])
+
+
+def _path(what: str, folder: str) -> str:
     try:
         return expand(folder)
     except ValueError as error:
-        raise ConfigError(f"the sweep's folder {error}") from error
+        raise ConfigError(f"{what} {error}") from error
 
 
-def _jobs(given: list[str]) -> int:
-    text = given[-1].partition("=")[2] if given else "1"
+def _last(key: str, arguments: Sequence[str]) -> str | None:
+    """The value that was given last, as Hydra has it."""
+    given = [each.partition("=")[2] for each in arguments if each.startswith(f"{key}=")]
+    return given[-1] if given else None
+
+
+def _jobs(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,3}", text):
         raise ConfigError(f"jobs={text}: must be a number from 1 to 9999")
     return int(text)
-
-
-def list_runs(what: str, seeds: Sequence[str], folder: str, rest: Sequence[str]) -> list[Job]:
-    """All runs of a sweep, each with its settings checked.
-
-    Args:
-        what: names of combiners, or `variants=` and the name of a file.
-        seeds: of each run, such as "0" or "0,1,2".
-        folder: of the sweep.
-        rest: the arguments that go to every run.
-
-    Raises:
-        ConfigError: one of them cannot be used.
-    """
-    of_variants = what.startswith(_VARIANTS)
-    flags, given = _split(rest, "variant" if of_variants else "combiner")
-    rows = _variants(what.removeprefix(_VARIANTS), flags) if of_variants else _combiners(what.split())
-    _check_names("seeds", seeds)
-    return [_run(row, group, folder, flags, given) for row in rows for group in seeds]
-
-
-_VARIANTS = "variants="
-_SET_HERE = ("seeds", "run_dir", "resume")
-
-
-@dataclass(frozen=True)
-class Row:
-    """What runs of different seeds share: a combiner, or a variant.
-
-    Args:
-        folder: of these runs, in the sweep's.
-        defaults: settings that the command line may change.
-        changes: settings that make it what it is.
-        said: before what cannot be used of them.
-    """
-
-    folder: str
-    defaults: list[str]
-    changes: list[str]
-    said: str = ""
-
-
-def _check_names(kind: str, names: Sequence[str]) -> None:
-    if not names:
-        raise ConfigError(f"{kind}: must name at least one")
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"{kind} {repeated[0]}: named twice")
-
-
-def _combiners(names: Sequence[str]) -> list[Row]:
-    _check_names("combiner", names)
-    return [Row(name, [], [f"combiner={name}"]) for name in names]
-
-
-def _variants(file: str, flags: Sequence[str]) -> list[Row]:
-    from mtrl_conic.settings.overrides import quote
-    from mtrl_conic.settings.variants import folder_name, read_variants
-
-    found = read_variants(file, flags[1::2], ("variant", *_SET_HERE))
-    return [
-        Row(folder_name(name), found.settings, [*changes, f"variant={quote(name)}"], f"variant {name}: ")
-        for name, changes in found.changes.items()
-    ]
-
-
-def _run(row: Row, group: str, folder: str, flags: list[str], given: list[str]) -> Job:
-    from mtrl_conic.runs.records import check_logger
-    from mtrl_conic.settings.compose import compose_config
-    from mtrl_conic.settings.variants import layered
-
-    if not re.fullmatch(r"(0|[1-9]\d*)(,(0|[1-9]\d*))*", group):
-        raise ConfigError(f"seeds {group}: must be numbers, such as 0 or 0,1,2 for three in one process")
-    name = f"{row.folder}/seed{'s' if ',' in group else ''}_{group.replace(',', '_')}"
-    overrides = layered(row.defaults, given, row.changes)
-    overrides += [f"seeds=[{group}]", f"run_dir={Path(folder, name)}"]
-    try:
-        config = compose_config(overrides, flags[1::2])
-        check_logger(config.logger)
-    except ConfigError as error:
-        raise ConfigError(f"{row.said}{error}") from error
-    return Job(name, [*flags, *overrides, "resume=auto"], config)
-
-
-def _split(rest: Sequence[str], own: str) -> tuple[list[str], list[str]]:
-    """Flags, as pairs, and overrides; `own` is a setting that the sweep sets, beside those of all sweeps."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    arguments = iter(rest)
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            flags += ["--config-dir", value if equals else next(arguments, "")]
-        elif flag.startswith("-"):
-            raise ConfigError(f"{argument}: no such option; there are --config-dir and --help")
-        elif flag in (own, *_SET_HERE):
-            raise ConfigError(f"{argument}: the sweep sets {flag} itself")
-        else:
-            overrides.append(argument)
-    return flags, overrides
 
 
 class Sweep:
@@ -235,7 +185,7 @@ class Sweep:
     def _start(self, run: Job) -> None:
         """Start in a shell that ignores SIGINT until the run has its own handler: Ctrl-C reaches it as well."""
         log = self._log(run) if self.jobs > 1 else None
-        command = [sys.executable, "-m", "mtrl_conic.train", *run.arguments, "--no-summary"]
+        command = [sys.executable, "-m", "mtrl_conic.train", *run.run.arguments, "--no-summary"]
         print(f"start: {run.name}", flush=True)
         run.started = time.monotonic()
         shell = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh"]

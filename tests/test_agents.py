@@ -207,12 +207,19 @@ def test_a_checkpoint_continues_to_the_last_bit(case, tmp_path):
 
 
 def test_a_seed_learns_the_same_alone_and_among_others(case):
-    together, alone = case.make(), case.make(seeds=[3])
-    case.drive(together, 24)
-    case.drive(alone, 24, slice(1, 2))
-    for one, other, first in zip(weights(together), weights(alone), weights(case.make()), strict=True):
-        torch.testing.assert_close(one[1], other[0], rtol=1e-7, atol=1e-9)
-        assert not torch.equal(one[1], first[1])
+    """To the last bit: its actions, and all that its policy is made of."""
+    together, first = case.make(dtype=torch.float32), weights(case.make(dtype=torch.float32))
+    actions = case.drive(together, 24)
+    observation = torch.randn(3, case.num_tasks, N, O, generator=torch.Generator().manual_seed(1))
+    greedy = together.exploit(observation)
+    for row, seed in ((0, 0), (2, 5)):
+        alone = case.make(dtype=torch.float32, seeds=[seed])
+        for one, other in zip(actions, case.drive(alone, 24, slice(row, row + 1)), strict=True):
+            assert torch.equal(one[row], other[0])
+        for one, other, before in zip(weights(together), weights(alone), first, strict=True):
+            assert torch.equal(one[row], other[0])
+            assert not torch.equal(one[row], before[row])
+        assert torch.equal(greedy[row], alone.exploit(observation[row : row + 1])[0])
 
 
 def test_a_seed_that_diverges_stops_alone(case):

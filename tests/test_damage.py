@@ -180,7 +180,7 @@ def test_earlier_files_are_read_with_a_note(trained, tmp_path, capsys):
     assert same((state, replay.storage), load(trained / "checkpoints"))
     path = run / "checkpoints" / "best.pt"
     data = bytearray(path.read_bytes())
-    value = torch.load(path, weights_only=True)["policy"]["params"].numpy().tobytes()
+    value = torch.load(path, weights_only=True)["policy"]["params"][0].numpy().tobytes()
     data[data.index(value) + 37 * 4 + 3] ^= 0x40  # the injury: the top byte of a parameter
     path.write_bytes(data)
     with pytest.raises(DamagedError, match="checksum of"):

@@ -12,6 +12,7 @@ from mtrl_conic.agents.learner import Learner, require_shared
 from mtrl_conic.agents.protocol import Agent, Setting
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.system import seedwise
 from mtrl_conic.system.streams import SeedStreams
 
 
@@ -89,4 +90,4 @@ def actor_views(nets: Sequence[Network], setting: Setting, state: Mapping[str, A
     layout, params = layout_of(nets), state["params"]
     if params.shape != (len(setting.seeds), layout.size):
         raise ValueError(f"an actor has {layout.size} parameters, here are {params.shape[-1]}")
-    return layout.views(params.to(setting.device))
+    return layout.views(seedwise.copy(params.to(setting.device)))

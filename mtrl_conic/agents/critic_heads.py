@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.agents.losses import critic_losses
+from mtrl_conic.system.seedwise import matmul
 from mtrl_conic.system.validation import choice, positive, whole
 
 Backup = Callable[[Tensor], Tensor]  # from a value of the next state, [..., S, K, B], to that of this one
@@ -109,7 +110,7 @@ class DistributionalHead(CategoricalHead):
         probabilities = outputs.softmax(-1).mean(0)
         moved = backup(self.atoms(outputs).view(-1, 1, 1, 1)).movedim(0, -1)
         # As a product, since sums by index come in another order each time on a GPU.
-        return (probabilities.unsqueeze(-2) @ self.shares(moved)).squeeze(-2)
+        return matmul(probabilities.unsqueeze(-2), self.shares(moved)).squeeze(-2)
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         return self.cross_entropy(outputs, target)

@@ -16,6 +16,7 @@ from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.gradients.recorder import TaskGradients
 from mtrl_conic.networks.layout import Layout
 from mtrl_conic.networks.protocol import Network, layout_of
+from mtrl_conic.system import seedwise
 from mtrl_conic.system.streams import SeedStreams
 
 
@@ -83,7 +84,7 @@ class Learner:
         num_seeds, num_tasks = setting.cells
         self._factor = num_tasks if reduction == "sum" else 1
         device, dtype = setting.device, setting.dtype
-        self.params = torch.zeros(num_seeds, self.layout.size, device=device, dtype=dtype)
+        self.params = seedwise.zeros((num_seeds, self.layout.size), device, dtype)
         self.layout.initialize(self.params, streams)
         keep_tasks = combiner.requires != "losses"
         self.gradients = TaskGradients(self.layout, num_seeds, num_tasks, scope, keep_tasks, device, dtype)

@@ -11,6 +11,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtrl_conic.system.seedwise import by_seed, mean_of_rows
+
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -29,7 +31,7 @@ def squashed_gaussian(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
     raw = mean + log_std.exp() * noise
     # log(1 - tanh(u)²) = 2 (log 2 - u - softplus(-2u)), exact where tanh saturates
-    correction = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+    correction = 2 * (math.log(2) - raw - by_seed(F.softplus, -2 * raw))
     log_prob = -(0.5 * noise.square() + log_std + _HALF_LOG_2PI + correction).sum(-1)
     return raw.tanh(), log_prob
 
@@ -57,12 +59,12 @@ def critic_losses(values: Tensor, target: Tensor) -> Tensor:
 
 def actor_losses(log_prob: Tensor, value: Tensor, temperature: Tensor) -> Tensor:
     """Mean of α log π - min Q: log_prob and value [S, K, B], temperature [S, K] → [S, K]."""
-    return (temperature.unsqueeze(-1) * log_prob - value).mean(-1)
+    return mean_of_rows(temperature.unsqueeze(-1) * log_prob - value)
 
 
 def temperature_losses(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
     """-log α · mean(log π + target entropy): log_temperature [S, K], log_prob [S, K, B] → [S, K]."""
-    return -log_temperature * (log_prob.mean(-1) + target_entropy)
+    return -log_temperature * (mean_of_rows(log_prob) + target_entropy)
 
 
 def linear_temperature_losses(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.agents.protocol import Setting
+from mtrl_conic.system.seedwise import by_seed, mean_of_rows
 
 _LEAST_STD = 1e-4  # of what is divided by
 
@@ -36,7 +37,7 @@ class RunningMoments:
     def update(self, rows: Tensor, frozen: Tensor) -> None:
         """Take in rows [S, K, B, O]; nothing of a seed whose `frozen` [S] is 1."""
         rows, before = rows.double(), self.count[:, None, None]
-        mean, variance = rows.mean(2), rows.var(2, correction=0)
+        mean, variance = by_seed(lambda each: (each.mean(2), each.var(2, correction=0)), rows)
         count = rows.shape[2] * (1 - frozen).to(self.count)[:, None, None]
         total, away = before + count, mean - self.mean
         share = count / total.clamp_min(1)
@@ -119,8 +120,8 @@ class PopArt:
         moves = ((1 - frozen).to(returns.dtype) * finite).unsqueeze(1)
         returns = torch.where(finite[:, None, None], returns, 0)
         share = torch.where(self._seen > 0, self.step, 1.0) * moves
-        self.mean.lerp_(returns.mean(-1), share)
-        self.square.lerp_(returns.square().mean(-1), share)
+        self.mean.lerp_(mean_of_rows(returns), share)
+        self.square.lerp_(mean_of_rows(returns.square()), share)
         self._seen.fill_(1)
         ratio = (std / self.std).unsqueeze(-1)
         weight.mul_(ratio.unsqueeze(-1))

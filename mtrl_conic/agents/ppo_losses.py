@@ -7,9 +7,13 @@ Continuous Control Using Generalized Advantage Estimation" (arXiv 1506.02438).
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from mtrl_conic.system.seedwise import by_seed, mean_of_rows
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -64,7 +68,8 @@ def normalised(advantage: Tensor, over: str) -> Tensor:
     """Advantages [S, K, B] less their mean and over their deviation: per "task", over "all" tasks, or "none" of it."""
     if over == "none":
         return advantage
-    std, mean = torch.std_mean(advantage, (2,) if over == "task" else (1, 2), correction=0, keepdim=True)
+    how: dict[str, Any] = {"dim": (2,) if over == "task" else (1, 2), "correction": 0, "keepdim": True}
+    std, mean = by_seed(partial(torch.std_mean, **how), advantage)
     return (advantage - mean) / (std + 1e-8)
 
 
@@ -72,7 +77,7 @@ def clipped_losses(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, cl
     """The clipped surrogate to be minimised (arXiv 1707.06347, equation 7): arguments [S, K, B] → [S, K]."""
     ratio = (log_prob - old_log_prob).exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
-    return -torch.minimum(ratio * advantage, bounded * advantage).mean(-1)
+    return -mean_of_rows(torch.minimum(ratio * advantage, bounded * advantage))
 
 
 def policy_shift(log_prob: Tensor, old_log_prob: Tensor, clip: float) -> tuple[Tensor, Tensor]:
@@ -82,6 +87,6 @@ def policy_shift(log_prob: Tensor, old_log_prob: Tensor, clip: float) -> tuple[T
     """
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
-    divergence = (ratio - 1 - log_ratio).mean(-1)
-    clipped = ((ratio - 1).abs() > clip).to(ratio.dtype).mean(-1)
+    divergence = mean_of_rows(ratio - 1 - log_ratio)
+    clipped = mean_of_rows(((ratio - 1).abs() > clip).to(ratio.dtype))
     return divergence, clipped

@@ -25,6 +25,7 @@ from mtrl_conic.agents.squashed import EmbeddedTaskInput, SquashedGaussianPolicy
 from mtrl_conic.agents.temperature import KINDS, NETWORK, REDUCTIONS, EntropyWeight, make_temperatures
 from mtrl_conic.networks.layers import Recorder, Views
 from mtrl_conic.networks.protocol import Network
+from mtrl_conic.system import seedwise
 from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
@@ -129,7 +130,7 @@ class MultiTaskSAC(EnsembleActorCritic):
         self.actor_net, self.critic_nets = nets["actor"][0], nets["critic"][: self.num_critics]
         self.actor, self.critic = (self._learner(name, nets[name], setting) for name in ("actor", "critic"))
         self.inputs = self._task_input(setting, self.critic.views)
-        self.target_params = self.critic.params.clone()
+        self.target_params = seedwise.copy(self.critic.params)
         self.target_views = self.critic.layout.views(self.target_params)
         self.temperatures = self._temperatures(setting)
         self.rewards = self._reward_scale(setting)

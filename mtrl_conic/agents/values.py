@@ -11,6 +11,7 @@ from mtrl_conic.agents.normalisation import PopArt
 from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.networks.layers import Recorder
 from mtrl_conic.networks.protocol import Network
+from mtrl_conic.system.seedwise import mean_of_rows
 
 
 class ValueFunction:
@@ -43,7 +44,7 @@ class ValueFunction:
     def losses(self, inputs: Tensor, target: Tensor, recorder: Recorder | None = None) -> Tensor:
         """Half the mean squared error [S, K] of `targets` [S, K, B]."""
         values = self._network(self._learner.views, inputs, recorder).squeeze(-1)
-        return 0.5 * (values - target).square().mean(-1)
+        return 0.5 * mean_of_rows((values - target).square())
 
     def state_dict(self) -> dict[str, Any]:
         """The moments; the parameters are the learner's."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mtrl_conic.system.seedwise import by_seed
+
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # the customary constants
 
 
@@ -21,5 +23,5 @@ def adam_step(state: dict[str, Tensor], name: str, gradient: Tensor, lr: float, 
     updates += 1
     first.lerp_(gradient, 1 - _BETA1)
     second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-    scale = (second / (1 - _BETA2**updates)).sqrt_().add_(_EPSILON)
-    value.addcdiv_(first / (1 - _BETA1**updates), scale, value=-lr)
+    scale = (second / by_seed(lambda past: 1 - _BETA2**past, updates)).sqrt_().add_(_EPSILON)
+    value.addcdiv_(first / by_seed(lambda past: 1 - _BETA1**past, updates), scale, value=-lr)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners.products import gramian, weighted_sum
 from mtrl_conic.combiners.solvers import may_look
+from mtrl_conic.system.seedwise import matmul
 
 
 class Combiner:
@@ -227,7 +228,7 @@ def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:
     weights = weights.to(gramian)
     mean_products = gramian.mean(-1)
     mean_norm = mean_products.mean(-1).clamp_min(0).sqrt()
-    norm = (weights.unsqueeze(1) @ gramian @ weights.unsqueeze(2)).flatten().clamp_min(0).sqrt()
+    norm = matmul(matmul(weights.unsqueeze(1), gramian), weights.unsqueeze(2)).flatten().clamp_min(0).sqrt()
     norms = mean_norm * norm
     inner = (weights * mean_products).sum(-1)
     cosine = torch.where(norms > 0, inner / norms, 0).clamp(-1, 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners.cagrad_solver import Kink
 from mtrl_conic.combiners.solvers import may_look, solve, step_length, times, unless
+from mtrl_conic.system.seedwise import matmul
 
 # As in `cagrad_solver`, but for a problem in units of the shortest gradient, in which it can be large.
 _START, _FLOOR, _SHRINK, _ROUNDING, _SETTLED = 0.3, 1e-8, 0.1, 3.0, 1e-7
@@ -70,7 +71,7 @@ def best_in_cone(gramian: Tensor, cosine: float | Tensor, iterations: int = 40) 
     unit = torch.where(present, norms, torch.inf).amin(-1, keepdim=True)
     mean_norm = gramian.mean((1, 2)).clamp_min(torch.finfo(gramian.dtype).tiny).sqrt()
     generators = _generators(norms, present, mean_norm)
-    norm = torch.bmm(generators, torch.bmm(gramian, generators.mT))
+    norm = matmul(generators, matmul(gramian, generators.mT))
     norm.diagonal(dim1=1, dim2=2).copy_(1 + _RIDGE + _ROUNDED / mean_norm.unsqueeze(-1))
     ratios = torch.where(present, unit / norms.clamp_min(_TINY_ROW), 0).unsqueeze(-1)
     prices = torch.cat((ratios, torch.zeros_like(ratios[:, :1])), 1)

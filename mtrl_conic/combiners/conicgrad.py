@@ -13,6 +13,7 @@ from mtrl_conic.combiners._adam import adam_state, adam_step
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.cone_solver import best_in_cone
 from mtrl_conic.system import validation
+from mtrl_conic.system.seedwise import matmul
 
 # A sum of gradients is trusted where its norm is at least this share of what it is summed from. Below it the
 # rounding of a float64 Gramian (1e-16 of its largest entry) reaches 1e-6 of the squared norm.
@@ -186,20 +187,20 @@ class ConicGrad(SolverCombiner):
         """One Adam step on Eq 9; columns are [S, K, 1]."""
         gramian, mean_products, mean_square, usable, cone = update
         task_weights = self.state["logits"].softmax(-1).unsqueeze(-1)
-        share = torch.bmm(task_weights.mT, mean_products) / mean_square
+        share = matmul(task_weights.mT, mean_products) / mean_square
         along = mean_products * (share / (1 + cone.square))
-        slope = (torch.bmm(gramian, task_weights) - along) / (mean_square * cone.square)
+        slope = (matmul(gramian, task_weights) - along) / (mean_square * cone.square)
         # The clamp keeps c near 0 finite; Adam steps by the gradient's sign and relative size in any case.
         slope = torch.where(usable, slope, 0).clamp(-1e100, 1e100)
-        gradient = task_weights * (slope - torch.bmm(task_weights.mT, slope))
+        gradient = task_weights * (slope - matmul(task_weights.mT, slope))
         adam_step(self.state, "logits", gradient.squeeze(-1), self.weights_lr, self._decay)
 
     def _followed(self, update: _Update, task_weights: Tensor) -> Tensor:
         """Weights [S, K] of d* for the task weights [S, K, 1], turned and rescaled."""
-        share = torch.bmm(task_weights.mT, update.mean_products) / update.mean_square
+        share = matmul(task_weights.mT, update.mean_products) / update.mean_square
         along = share * (update.cone.square / (1 + update.cone.square))
         if self.enforce_cone:
-            square = torch.bmm(task_weights.mT, torch.bmm(update.gramian, task_weights)) / update.mean_square
+            square = matmul(task_weights.mT, matmul(update.gramian, task_weights)) / update.mean_square
             across = (square - share * share).clamp_min_(0).sqrt_()  # ‖p‖ / ‖g_0‖
             along = torch.maximum(along, across * update.cone.cotangent)
         return _rescaled(update, task_weights + (along - share) / task_weights.shape[1])
@@ -210,7 +211,7 @@ class ConicGrad(SolverCombiner):
         solution = best_in_cone(torch.where(update.usable, update.gramian, stand_in), update.cone.cosine)
         mean = torch.full_like(followed, 1 / followed.shape[-1])
         candidates = torch.stack((_turned(update, solution.weights.unsqueeze(-1)), followed, mean), 1)
-        inner = torch.bmm(candidates, update.gramian) / update.mean_square.sqrt()
+        inner = matmul(candidates, update.gramian) / update.mean_square.sqrt()
         worst = torch.where(solution.present.unsqueeze(1), inner, torch.inf).amin(-1)
         scale = torch.maximum(solution.unit, solution.bound.abs()).unsqueeze(-1)
         ahead = worst / scale  # the products with the worst task, of directions of length 1
@@ -224,16 +225,16 @@ class ConicGrad(SolverCombiner):
 
 def _turned(update: _Update, weights: Tensor) -> Tensor:
     """Weights [S, K] of the direction of weights [S, K, 1], turned into the cone where it is outside, and rescaled."""
-    share = torch.bmm(weights.mT, update.mean_products) / update.mean_square
+    share = matmul(weights.mT, update.mean_products) / update.mean_square
     across = weights - share / weights.shape[1]
-    square = torch.bmm(across.mT, torch.bmm(update.gramian, across)) / update.mean_square
+    square = matmul(across.mT, matmul(update.gramian, across)) / update.mean_square
     along = torch.maximum(share, square.clamp_min_(0).sqrt_() * update.cone.cotangent)
     return _rescaled(update, across + along / weights.shape[1])
 
 
 def _rescaled(update: _Update, weights: Tensor) -> Tensor:
     """Weights [S, K] of the direction of weights [S, K, 1] at length ‖g_0‖, those of g_0 where it is degenerate."""
-    square = torch.bmm(weights.mT, torch.bmm(update.gramian, weights))
+    square = matmul(weights.mT, matmul(update.gramian, weights))
     square = square.clamp_min_(torch.finfo(weights.dtype).tiny)
     weights = (weights * (update.mean_square / square).sqrt_()).squeeze(-1)
     terms = (weights.abs() * update.gramian.diagonal(dim1=1, dim2=2).sqrt()).sum(-1)

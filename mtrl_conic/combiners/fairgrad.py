@@ -8,6 +8,7 @@ from torch import Tensor
 from mtrl_conic.combiners.base import SolverCombiner
 from mtrl_conic.combiners.solvers import ITERATIONS, cosines, may_look, solve, step_length, times, unless
 from mtrl_conic.system import validation
+from mtrl_conic.system.seedwise import by_seed
 
 _RIDGE = 1e-10  # on the diagonal of the cosines, as for NashMTL: without a direction for all tasks there is no solution
 _REACH = 10.0  # the factor by which an iteration aims to bring a condition nearer
@@ -50,7 +51,9 @@ class FairGrad(SolverCombiner):
         self.note_residual(error.abs().amax((1, 2)))
         relative = gramian / largest.square().clamp_min(tiny).unsqueeze(-1)
         size = relative.square().sum((1, 2)).sqrt().unsqueeze(-1)  # of G, in squares of the largest norm
-        return value.squeeze(-1) * inverse * largest * size ** (self.alpha / (1 + self.alpha))
+        return (
+            value.squeeze(-1) * inverse * largest * by_seed(lambda each: each ** (self.alpha / (1 + self.alpha)), size)
+        )
 
 
 def fair_shares(matrix: Tensor, log_target: Tensor, alpha: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtrl_conic.combiners.base import Combiner
 from mtrl_conic.system import validation
+from mtrl_conic.system.seedwise import by_seed
 from mtrl_conic.system.streams import SeedStreams
 
 _PIECE = 65_536  # parameters at a time: the temporaries [S, K, ·] stay small beside the Jacobian
@@ -48,7 +49,7 @@ class GradDrop(Combiner):
             mean = piece.mean(1)
             kept = self._keep(piece, mean, out[:, start : start + _PIECE])
             for total, (left, right) in zip(sums, ((kept, mean), (kept, kept), (mean, mean)), strict=True):
-                total += torch.linalg.vecdot(left.double(), right.double())
+                total += by_seed(torch.linalg.vecdot, left.double(), right.double())
         inner, square, mean_square = sums
         norms = (square.sqrt() * mean_square.sqrt()).clamp_min(torch.finfo(sums.dtype).tiny)
         self.diagnostics["cosine"] = inner / norms

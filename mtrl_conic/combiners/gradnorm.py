@@ -10,6 +10,7 @@ from torch import Tensor
 from mtrl_conic.combiners._adam import adam_state, adam_step
 from mtrl_conic.combiners._positive import PositiveLosses
 from mtrl_conic.system import validation
+from mtrl_conic.system.seedwise import by_seed
 
 _LEAST = 1e-3  # of a task's weight: beyond 0 its loss would be maximised
 
@@ -49,7 +50,7 @@ class GradNorm(PositiveLosses):
         used = weights / weights.shape[-1]
         norms = gramian.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
         weighted = weights * norms
-        aim = weighted.mean(-1, keepdim=True) * rate**self.alpha
+        aim = weighted.mean(-1, keepdim=True) * by_seed(lambda each: each**self.alpha, rate)
         gradient = norms * (weighted - aim).sign()
         adam_step(self.state, "task_weight", gradient, self.weights_lr, 0)
         weights.clamp_min_(_LEAST)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from mtrl_conic.system.seedwise import aligned, as_alone, by_seed, empty, matmul
+
 # Columns of a matrix product in float64, and how many such products run as one batch: the products keep their
 # operands in a core's cache, and the batch keeps all cores busy without a second copy of the Jacobian.
 _PIECE, _PIECES = 4096, 16
@@ -67,18 +69,19 @@ def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None, g
         [S, P] in the type of the Jacobian.
     """
     if out is None:
-        out = jacobian.new_empty(jacobian.shape[0], jacobian.shape[2])
+        out = empty((jacobian.shape[0], jacobian.shape[2]), jacobian.device, jacobian.dtype)
     if gramian is None or not _may_be_fast(jacobian):
         return _exact_sum(weights, jacobian, out)
     cancelling = _cancels(weights, gramian)
+    jacobian, place = as_alone(jacobian), as_alone(out)
     for seed, exact in enumerate(cancelling.tolist()):
         row = slice(seed, seed + 1)
         if exact:
-            _exact_sum(weights[row], jacobian[row], out[row])
+            _exact_sum(weights[row], jacobian[row], place[row])
         else:
             with _library_for_small_products():
-                torch.mm(weights[row].to(jacobian), jacobian[seed], out=out[row])
-    return out
+                torch.mm(aligned(weights[row].to(jacobian)), jacobian[seed], out=place[row])
+    return out if place is out else out.copy_(place)
 
 
 def _may_be_fast(jacobian: Tensor) -> bool:
@@ -89,9 +92,9 @@ def _may_be_fast(jacobian: Tensor) -> bool:
 def _fast_gramian(jacobian: Tensor) -> Tensor:
     whole = jacobian.shape[2] // _FAST_PIECE * _FAST_PIECE
     rest = jacobian[..., whole:].double()
-    products = rest @ rest.mT
+    products = matmul(rest, rest.mT)
     with _library_for_small_products():
-        for seed, columns in enumerate(jacobian[..., :whole]):
+        for seed, columns in enumerate(as_alone(jacobian[..., :whole])):
             pieces = columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1)
             for some in pieces.split(max(_FAST_ENTRIES // products[seed].numel(), 1)):
                 products[seed] += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
@@ -115,13 +118,13 @@ def _may_cancel(products: Tensor) -> Tensor:
     known = ((squares >= _SMALLEST) & (squares <= _LARGEST)).all(-1)
     norms = torch.where(known.unsqueeze(-1), squares, 1).sqrt()
     cosines = torch.where(known[:, None, None], products / (norms.unsqueeze(1) * norms.unsqueeze(2)), 0)
-    return ~known | (torch.linalg.eigvalsh(cosines)[:, 0] < _LEAST_EIGENVALUE)
+    return ~known | (by_seed(torch.linalg.eigvalsh, cosines)[:, 0] < _LEAST_EIGENVALUE)
 
 
 def _cancels(weights: Tensor, products: Tensor) -> Tensor:
     """Whether a seed's weighted sum is short beside its terms, [S]."""
     weights = weights.to(products)
-    square = (weights.unsqueeze(1) @ products @ weights.unsqueeze(2)).flatten()
+    square = matmul(matmul(weights.unsqueeze(1), products), weights.unsqueeze(2)).flatten()
     terms = (weights.abs() * products.diagonal(dim1=1, dim2=2).sqrt()).sum(-1)
     return ~((square >= _SMALLEST) & (square <= _LARGEST) & (square >= (_KEPT * terms).square()))
 
@@ -131,14 +134,14 @@ def _exact_gramian(jacobian: Tensor) -> Tensor:
     result = torch.zeros(num_seeds, num_tasks, num_tasks, dtype=torch.float64, device=jacobian.device)
     pads = jacobian.device.type == "cpu" and num_tasks < 2 * _TILE and num_tasks % _TILE >= 8
     for _, pieces in _double_pieces(jacobian, -(-num_tasks // _TILE) * _TILE if pads else num_tasks):
-        result += (pieces[:, :, :num_tasks] @ pieces.mT).sum(1)[..., :num_tasks]
+        result += matmul(pieces[:, :, :num_tasks], pieces.mT).sum(1)[..., :num_tasks]
     return result
 
 
 def _exact_sum(weights: Tensor, jacobian: Tensor, out: Tensor) -> Tensor:
-    row = weights.double()[:, None, None]
+    row = aligned(weights.double())[:, None, None]
     for columns, pieces in _double_pieces(jacobian, jacobian.shape[1]):
-        out[:, columns] = (row @ pieces).flatten(1)
+        out[:, columns] = matmul(row.expand(-1, pieces.shape[1], -1, -1), pieces).flatten(1)
     return out
 
 
@@ -156,7 +159,7 @@ def _double_pieces(jacobian: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]
         columns = slice(start, start + count * piece)
         shape = (num_seeds, count, rows, piece)
         if buffer is None or buffer.shape != shape:
-            buffer = jacobian.new_empty(shape, dtype=torch.float64)
+            buffer = empty(shape, jacobian.device, torch.float64)
             buffer[:, :, num_tasks:] = 0
         buffer[:, :, :num_tasks].copy_(jacobian[..., columns].unflatten(2, (count, piece)).transpose(1, 2))
         yield columns, buffer

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_conic.system.seedwise import by_seed
+
 ITERATIONS = 40  # at most; 5 to 15 do where gradients are not degenerate
 
 _REACH = 0.95  # of the way to the boundary
@@ -54,7 +56,7 @@ def may_look(tensor: Tensor) -> bool:
 
 
 def times(matrix: Tensor, column: Tensor) -> Tensor:
-    """The product of matrices [S, n, K] and columns [S, K, 1], to the same bits for any number of seeds.
+    """The product of matrices [S, ..., n, K] and columns [S, ..., K, 1], to the same bits for any number of seeds.
 
     The library's takes another routine for one matrix than for several. Some methods amplify such a difference without
     bound, and a seed would learn otherwise alone than among others.
@@ -70,13 +72,13 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
     steps for v ∘ s = μ, μ falling to t, in steps relative to v and s, so that solutions of any size are near.
 
     Args:
-        matrix: C [S, K, K], positive semidefinite, with a diagonal near 1.
-        offset: q [S, K, 1], entries up to about 1.
+        matrix: C [S, ..., K, K], positive semidefinite, with a diagonal near 1.
+        offset: q [S, ..., K, 1], entries up to about 1.
         target: t.
         ridge: added to the diagonal of C.
 
     Returns:
-        v [S, K, 1].
+        v [S, ..., K, 1].
     """
     matrix = matrix + ridge * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     value = torch.ones_like(offset)
@@ -86,15 +88,15 @@ def complementarity(matrix: Tensor, offset: Tensor, target: float = _TARGET, rid
     near = _SETTLED if target == 1 else target / 10
     for _ in range(ITERATIONS):
         products = value * slack
-        middle = (products.mean(1, keepdim=True) * shrink).clamp_min_(target) if target < 1 else target
+        middle = (products.mean(-2, keepdim=True) * shrink).clamp_min_(target) if target < 1 else target
         missing = middle - value * (offset + times(matrix, value))
         if looking:
-            now = (missing.abs().amax(1, keepdim=True) <= near) & torch.as_tensor(middle == target)
+            now = (missing.abs().amax(-2, keepdim=True) <= near) & torch.as_tensor(middle == target)
             settled = now if settled is None else settled | now
             if bool(settled.all()):
                 break
         system = matrix * value * value.mT
-        system.diagonal(dim1=1, dim2=2).add_(products.squeeze(-1))
+        system.diagonal(dim1=-2, dim2=-1).add_(products.squeeze(-1))
         step = solve(system, missing)
         slack_step = middle / products - 1 - step
         length = step_length(torch.minimum(step, slack_step))
@@ -110,19 +112,27 @@ def unless(settled: Tensor | None, moved: Tensor, kept: Tensor) -> Tensor:
 
 
 def solve(matrix: Tensor, *sides: Tensor) -> Tensor:
-    """The solutions [S, K, n] for n right-hand sides [S, K, 1] of positive definite systems [S, K, K]."""
-    factor, _ = torch.linalg.cholesky_ex(matrix)
+    """The solutions [S, ..., K, n] for n right-hand sides [S, ..., K, 1] of positive definite systems [S, ..., K, K].
+
+    On the CPU each seed has calls of its own: the library's factors round by where a matrix lies in memory.
+    """
     if may_look(matrix):
-        return torch.cholesky_solve(torch.cat(sides, -1), factor)
+        return by_seed(_by_cholesky, matrix, torch.cat(sides, -1)).mT
     # CUDA solves a batch at once only for single right-hand sides.
-    apart = torch.stack(sides, 1)  # [S, n, K, 1]
+    apart = torch.stack([side.flatten(0, -3) for side in sides], 1)  # [S, n, K, 1]
+    factor, _ = torch.linalg.cholesky_ex(matrix.flatten(0, -3))
     solved = torch.cholesky_solve(apart.flatten(0, 1), factor.repeat_interleave(len(sides), 0))
-    return solved.view(apart.shape[:3]).mT
+    return solved.view(apart.shape[:3]).mT.unflatten(0, matrix.shape[:-2])
+
+
+def _by_cholesky(matrix: Tensor, sides: Tensor) -> Tensor:
+    """Transposed, which is how the library leaves it in memory."""
+    return torch.cholesky_solve(sides, torch.linalg.cholesky_ex(matrix)[0]).mT
 
 
 def step_length(relative_step: Tensor) -> Tensor:
-    """The longest step [S, 1, 1] up to 1 that keeps 1 + length · step [S, K, 1] positive."""
-    return _REACH / relative_step.amin(1, keepdim=True).neg_().clamp_min_(_REACH)
+    """The longest step [S, ..., 1, 1] up to 1 that keeps 1 + length · step [S, ..., K, 1] positive."""
+    return _REACH / relative_step.amin(-2, keepdim=True).neg_().clamp_min_(_REACH)
 
 
 def min_norm_weights(gramian: Tensor) -> SimplexSolution:
@@ -212,9 +222,15 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     is left off the diagonal is rounding up to ten tasks, and 1e-9 of the largest entry at fifty.
     """
     if may_look(matrix):
-        values, vectors = torch.linalg.eigh(matrix)
-        return values, vectors
+        values, transposed = by_seed(_eigen, matrix)
+        return values, transposed.mT
     return jacobi_eigen(matrix, 8 if matrix.shape[-1] <= 10 else 12)
+
+
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvectors transposed, which is how the library leaves them in memory."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return values, vectors.mT
 
 
 def jacobi_eigen(matrix: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:

@@ -22,13 +22,13 @@ class UPGrad(SolverCombiner):
         assert gramian is not None
         num_tasks = gramian.shape[-1]
         matrix, norms, inverse = cosines(gramian)
-        rows = matrix.repeat_interleave(num_tasks, 0)
-        offset = matrix.reshape(-1, num_tasks, 1)
+        rows = matrix.repeat_interleave(num_tasks, 0).unflatten(0, (-1, num_tasks))  # [S, K, K, K]: a problem per task
+        offset = matrix.unsqueeze(-1)
         value = complementarity(rows, offset)
         products = offset + times(rows, value)
         # All complementary products are to be 0: their sum bounds what is missing in half the squared norm, which is
         # half the squared distance at least.
-        gap = (value * products).sum(1) + value.sum(1) * (-products.amin(1)).clamp_min(0)
-        self.note_residual((2 * gap.clamp_min(0)).sqrt().view(-1, num_tasks).amax(-1))
-        added = value.view(-1, num_tasks, num_tasks) * norms.unsqueeze(-1) * inverse.unsqueeze(1)
+        gap = (value * products).sum(-2) + value.sum(-2) * (-products.amin(-2)).clamp_min(0)
+        self.note_residual((2 * gap.clamp_min(0)).sqrt().flatten(1).amax(-1))
+        added = value.squeeze(-1) * norms.unsqueeze(-1) * inverse.unsqueeze(1)
         return (1 + added.sum(1)) / num_tasks

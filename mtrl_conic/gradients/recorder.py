@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.networks.layout import Layout
+from mtrl_conic.system import seedwise
 
 
 class TaskGradients:
@@ -42,11 +43,11 @@ class TaskGradients:
     ) -> None:
         self.layout, self.num_tasks = layout, num_tasks
         self.anchor = torch.zeros((), device=device, dtype=dtype, requires_grad=True)
-        self.flat = torch.zeros(num_seeds, layout.size, device=device, dtype=dtype)
+        self.flat = seedwise.zeros((num_seeds, layout.size), device, dtype)
         self.scope_size = layout.size if scope == "all" else layout.shared_size
         self.keep_tasks = keep_tasks
         shape = (num_seeds, num_tasks, self.scope_size)
-        self._jacobian = self.flat.new_zeros(shape) if keep_tasks else None
+        self._jacobian = seedwise.zeros(shape, device, dtype) if keep_tasks else None
         self.task_weights: Tensor | None = None
 
     @property
@@ -57,16 +58,16 @@ class TaskGradients:
         """Write the gradient of a shared weight, or of n; see `networks.layers.Recorder`."""
         rows, delta = self._rows(delta)
         inputs, gradient = inputs.reshape(*delta.shape[:-1], -1), self.layout.view(rows, name)
-        if delta.dim() == 3:
-            torch.bmm(delta.mT, inputs, out=gradient)
+        if len(self.layout.blocks[name].shape) == 2:
+            seedwise.matmul(delta.mT, inputs, out=gradient)
             return
-        for own, x, out in zip(delta.unbind(2), inputs.unbind(2), gradient.unbind(1), strict=True):
-            torch.bmm(own.mT, x, out=out)  # one by one, as a batch of all has no place in the rows
+        for own, x, out in zip(delta.unbind(-2), inputs.unbind(-2), gradient.unbind(-3), strict=True):
+            seedwise.matmul(own.mT, x, out=out)  # one by one, as a batch of all has no place in the rows
 
     def shared_vector(self, name: str, delta: Tensor) -> None:
         """Write the gradient of a shared vector."""
         rows, delta = self._rows(delta)
-        torch.sum(delta, 1, out=self.layout.view(rows, name))
+        seedwise.sum_over(delta, rows.dim() - 1, out=self.layout.view(rows, name))
 
     def shared_tensor(self, name: str, gradient: Tensor, shares: Tensor | None = None) -> None:
         """Write a gradient that is known by task, or the shares of it."""
@@ -80,25 +81,24 @@ class TaskGradients:
             return
         if self.task_weights is not None:
             shares = shares * self.task_weights.to(shares.dtype).unsqueeze(2)
-        torch.bmm(shares.mT, gradient, out=self.flat[:, part].unflatten(1, (shares.shape[2], -1)))
+        seedwise.matmul(shares.mT, gradient, out=self.flat[:, part].unflatten(1, (shares.shape[2], -1)))
 
     def task_matrix(self, name: str, inputs: Tensor, delta: Tensor) -> None:
         """Write the gradients of the tasks' own weights."""
-        self._write_own(name, self._weigh_own(delta).mT @ inputs)
+        self._write_own(name, seedwise.matmul(self._weigh_own(delta).mT, inputs))
 
     def task_vector(self, name: str, delta: Tensor) -> None:
         """Write the gradients of the tasks' own vectors."""
-        self._write_own(name, self._weigh_own(delta).sum(2))
+        self._write_own(name, seedwise.sum_over(self._weigh_own(delta), 2))
 
     def _rows(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Where shared gradients go, and the output gradient [S, K·B, ...] cut to fit.
 
-        With a Jacobian its rows [S·K, J] and [S·K, B, ...]: the same products with the tasks kept apart. Otherwise the
-        flat gradient [S, P] and the output gradient weighed by task.
+        With a Jacobian its rows [S, K, J] and [S, K, B, ...]: the same products with the tasks kept apart. Otherwise
+        the flat gradient [S, P] and the output gradient weighed by task.
         """
         if self.jacobian is not None:
-            rows = self.jacobian.flatten(0, 1)
-            return rows, delta.reshape(len(rows), -1, *delta.shape[2:])
+            return self.jacobian, delta.unflatten(1, (self.num_tasks, -1))
         if self.task_weights is not None:
             delta = self._weigh(delta.unflatten(1, (self.num_tasks, -1))).flatten(1, 2)
         return self.flat, delta

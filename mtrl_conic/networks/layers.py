@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mtrl_conic.networks.initial import Initial, constant
 from mtrl_conic.networks.layout import Parameter
+from mtrl_conic.system.seedwise import add_matmul, aligned, matmul, sum_over
 
 Views = Mapping[str, Tensor]
 
@@ -136,16 +137,16 @@ class _SharedLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.name, ctx.recorder = name, recorder
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+        return add_matmul(bias, x, weight.mT)
 
     @staticmethod
     def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        delta = deltas[0].contiguous()
+        delta = aligned(deltas[0])
         if ctx.recorder is not None:
             ctx.recorder.shared_matrix(f"{ctx.name}.weight", x, delta)
             ctx.recorder.shared_vector(f"{ctx.name}.bias", delta)
-        return torch.bmm(delta, weight) if ctx.needs_input_grad[0] else None, None, None, None, None, None
+        return matmul(delta, weight) if ctx.needs_input_grad[0] else None, None, None, None, None, None
 
 
 class _ExpertLinear(torch.autograd.Function):
@@ -153,8 +154,7 @@ class _ExpertLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.name, ctx.recorder = name, recorder
-        batches = (bias.flatten(0, 1).unsqueeze(1), x.flatten(0, 1), weight.flatten(0, 1).mT)
-        return torch.baddbmm(*batches).unflatten(0, x.shape[:2])
+        return add_matmul(bias, x, weight.mT)
 
     @staticmethod
     def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,7 +164,7 @@ class _ExpertLinear(torch.autograd.Function):
             rows = delta.transpose(1, 2)
             ctx.recorder.shared_matrix(f"{ctx.name}.weight", x.transpose(1, 2), rows)
             ctx.recorder.shared_vector(f"{ctx.name}.bias", rows)
-        return delta @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None
+        return matmul(delta, weight) if ctx.needs_input_grad[0] else None, None, None, None, None, None
 
 
 class _MixedLinear(torch.autograd.Function):
@@ -172,23 +172,22 @@ class _MixedLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, shares: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any
     ) -> Tensor:
-        mixed = (shares @ weight.flatten(2)).unflatten(2, weight.shape[2:])  # [S, K, O, I]
+        mixed = matmul(shares, weight.flatten(2)).unflatten(2, weight.shape[2:])  # [S, K, O, I]
         ctx.save_for_backward(x, shares, weight, bias, mixed)
         ctx.name, ctx.recorder = name, recorder
-        batches = ((shares @ bias).flatten(0, 1).unsqueeze(1), x.flatten(0, 1), mixed.flatten(0, 1).mT)
-        return torch.baddbmm(*batches).unflatten(0, x.shape[:2])
+        return add_matmul(matmul(shares, bias), x, mixed.mT)
 
     @staticmethod
     def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
         x, shares, weight, bias, mixed = ctx.saved_tensors
-        delta, of_shares = deltas[0].contiguous(), None
+        delta, of_shares = aligned(deltas[0]), None
         if ctx.recorder is not None or ctx.needs_input_grad[1]:
-            of_weight, of_bias = delta.mT @ x, delta.sum(2)
-            of_shares = of_weight.flatten(2) @ weight.flatten(2).mT + of_bias @ bias.mT
+            of_weight, of_bias = matmul(delta.mT, x), sum_over(delta, 2)
+            of_shares = matmul(of_weight.flatten(2), weight.flatten(2).mT) + matmul(of_bias, bias.mT)
         if ctx.recorder is not None:
             ctx.recorder.shared_tensor(f"{ctx.name}.weight", of_weight, shares)
             ctx.recorder.shared_tensor(f"{ctx.name}.bias", of_bias, shares)
-        return delta @ mixed if ctx.needs_input_grad[0] else None, of_shares, None, None, None, None, None
+        return matmul(delta, mixed) if ctx.needs_input_grad[0] else None, of_shares, None, None, None, None, None
 
 
 class _Mixture(torch.autograd.Function):
@@ -224,16 +223,16 @@ class _TaskLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, recorder: Any, _: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.name, ctx.recorder = name, recorder
-        return x @ weight.mT + bias.unsqueeze(2)
+        return matmul(x, weight.mT) + bias.unsqueeze(2)
 
     @staticmethod
     def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        delta = deltas[0].contiguous()
+        delta = aligned(deltas[0])
         if ctx.recorder is not None:
             ctx.recorder.task_matrix(f"{ctx.name}.weight", x, delta)
             ctx.recorder.task_vector(f"{ctx.name}.bias", delta)
-        return delta @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None
+        return matmul(delta, weight) if ctx.needs_input_grad[0] else None, None, None, None, None, None
 
 
 class _Affine(torch.autograd.Function):
@@ -246,7 +245,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, ...]:
         x, gain = ctx.saved_tensors
-        delta = deltas[0].contiguous()
+        delta = aligned(deltas[0])
         if ctx.recorder is not None:
             ctx.recorder.shared_vector(f"{ctx.name}.gain", delta * x)
             ctx.recorder.shared_vector(f"{ctx.name}.bias", delta)

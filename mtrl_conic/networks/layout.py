@@ -56,9 +56,9 @@ class Layout:
                 self.shared_size = self.size
 
     def view(self, flat: Tensor, name: str) -> Tensor:
-        """The parameter `name` of `flat` [S, P], as a view [S, *shape]."""
+        """The parameter `name` of `flat` [S, P], as a view [S, *shape]; of rows [S, K, P] as [S, K, *shape]."""
         block = self.blocks[name]
-        return flat[:, block.start : block.stop].unflatten(1, block.shape)
+        return flat[..., block.start : block.stop].unflatten(-1, block.shape)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """All parameters of `flat` [S, P], as views."""

@@ -25,6 +25,7 @@ Reads the records of runs (config.yaml, provenance.json, evaluations.jsonl, metr
 and, for each protocol, its tables as CSV and its pictures as PNG and SVG:
   out/index.html    one file that needs no network
   out/<protocol>/   table.csv tasks.csv improvement.csv curves.csv diagnostics.csv, curves.png curves.svg ...
+                    of runs of scripts/table3.sh also table3.csv
 
   runs=FOLDERS   run folders, folders that hold some at any depth, or globs in quotes; separated by commas
   out=FOLDER     made if need be; files of an earlier report in it are replaced
@@ -74,6 +75,7 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
     from mtrl_conic.report.diagnostics import diagnostics
     from mtrl_conic.report.files import write_csv
     from mtrl_conic.report.page import Content, render
+    from mtrl_conic.report.paper_table import paper_table
     from mtrl_conic.report.style import Colours, save
 
     colours = Colours(tuple(sorted({method.label for section in found for method in section.methods})))
@@ -82,9 +84,10 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
         pictures = [picture for draw in (curves, comparisons, diagnostics) for picture in draw(section, colours)]
         variants = ablation.ablation(section, found, notes)
         pictures = [*(ablation.pictures(variants) if variants else ()), *pictures]
-        content = Content(section, tables.rows(section, options.steps), pictures)
+        results = tables.rows(section, options.steps)
+        content = Content(section, results, pictures, paper_table(section, results, notes))
         folder = options.out / section.slug
-        write_csv(section, content.rows, variants, folder)
+        write_csv(section, content.rows, variants, content.paper, folder)
         for picture in content.pictures:
             save(picture, colours, folder)
         contents.append(content)

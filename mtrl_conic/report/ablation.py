@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mtrl_conic.report import statistics
 from mtrl_conic.report.curves import rate_axis
 from mtrl_conic.report.grouping import Method, Section
+from mtrl_conic.report.paper_table import is_row
 from mtrl_conic.report.reading import Array
 from mtrl_conic.report.style import FAINT, INK, LIGHT, Panel, Picture, short_number, steps_axis
 
@@ -57,6 +58,8 @@ class Ablation:
 def ablation(section: Section, found: Sequence[Section], notes: list[str]) -> Ablation | None:
     """The variants among the methods of a section; None where there is nothing to compare.
 
+    Rows of the papers' table are methods in a table of their own, not changes of one base.
+
     An action repeat is another protocol, hence another section. Its variants join the base's, if they have none.
 
     Args:
@@ -82,7 +85,7 @@ def ablation(section: Section, found: Sequence[Section], notes: list[str]) -> Ab
 
 
 def _variants(section: Section) -> list[Method]:
-    return [method for method in section.methods if method.variant is not None]
+    return [method for method in section.methods if method.variant is not None and not is_row(method)]
 
 
 def _has_base(section: Section) -> bool:

@@ -13,11 +13,22 @@ from mtrl_conic.report import statistics, tables
 from mtrl_conic.report.ablation import Ablation
 from mtrl_conic.report.comparison import pairs
 from mtrl_conic.report.grouping import Section
+from mtrl_conic.report.paper_table import SOURCE, PaperTable
 from mtrl_conic.runs.files import write_whole
 
 
-def write_csv(section: Section, results: list[tables.Row], variants: Ablation | None, folder: Path) -> list[Path]:
-    """Write table.csv, tasks.csv, improvement.csv, curves.csv, diagnostics.csv, of variants ablation.csv; the files."""
+def write_csv(
+    section: Section, results: list[tables.Row], variants: Ablation | None, paper: PaperTable | None, folder: Path
+) -> list[Path]:
+    """Write the numbers of a section; returns the files.
+
+    Args:
+        section: of which table.csv, tasks.csv, improvement.csv, curves.csv and diagnostics.csv are.
+        results: its main table.
+        variants: also written as ablation.csv.
+        paper: also written as table3.csv.
+        folder: made if need be.
+    """
     contents = {
         "table": _main(section, results),
         "tasks": _tasks(section),
@@ -27,6 +38,8 @@ def write_csv(section: Section, results: list[tables.Row], variants: Ablation | 
     }
     if variants is not None:
         contents["ablation"] = _ablation(variants)
+    if paper is not None:
+        contents["table3"] = _paper(paper)
     files = []
     for name, lines in contents.items():
         files.append(folder / f"{name}.csv")
@@ -71,6 +84,21 @@ def _ablation(variants: Ablation) -> Lines:
         for score in (effect.final, effect.area):
             line += [score.mean, *(score.interval or ("", ""))]
         lines.append(line)
+    return lines
+
+
+def _paper(paper: PaperTable) -> Lines:
+    ours = "row best_success best_standard_error best_step final_success final_standard_error iqm iqm_low iqm_high"
+    published = ["published_v1_success", "published_v1_standard_error", "published_source"] * paper.published
+    lines: Lines = [[*ours.split(), "seeds", "evaluation_episodes_(during_/_final)", "remarks", *published]]
+    for line in paper.lines:
+        row = line.row
+        numbers = [row.best.mean, row.best.error, row.best_step, row.final.mean, row.final.error, row.iqm]
+        how = [tables.seeds_text(row.method), tables.episodes_text(row.method), "; ".join(row.remarks)]
+        known = line.published
+        theirs = ["", "", ""] if known is None else [known.mean, known.error, SOURCE]
+        bounds = row.interval or (None, None)
+        lines.append([row.method.label, *numbers, *bounds, *how, *theirs[: len(published)]])
     return lines
 
 

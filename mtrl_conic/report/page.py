@@ -11,17 +11,19 @@ from typing import Any
 from mtrl_conic.report import tables
 from mtrl_conic.report.comparison import pairs
 from mtrl_conic.report.grouping import Section
+from mtrl_conic.report.paper_table import SOURCE, PaperTable
 from mtrl_conic.report.statistics import Interval
 from mtrl_conic.report.style import DARK, DASHES, LIGHT, Colours, Picture, inline_svg, short_task
 
 
 @dataclass
 class Content:
-    """A section with all that the page shows of it."""
+    """A section with all that the page shows of it; `paper` is the papers' table, where its rows were run."""
 
     section: Section
     rows: list[tables.Row]
     pictures: list[Picture]
+    paper: PaperTable | None
 
 
 def render(contents: Sequence[Content], notes: Sequence[str], colours: Colours, command: str, runs: int) -> str:
@@ -50,6 +52,7 @@ def render(contents: Sequence[Content], notes: Sequence[str], colours: Colours, 
         light=LIGHT,
         dark=DARK,
         command=command,
+        source=SOURCE,
         runs=runs,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
@@ -72,6 +75,7 @@ def _view(number: int, content: Content, colours: Colours) -> dict[str, Any]:
         "section": section,
         "rows": content.rows,
         "pictures": pictures,
+        "paper": content.paper,
         "index": {method.label: colours.index(method.label) for method in section.methods},
         "columns": [
             [tables.estimate(method.final[:, k]) for method in section.methods] for k in range(len(section.tasks))

@@ -30,6 +30,28 @@ class Variants:
     settings: list[str]
     changes: dict[str, list[str]]
 
+    def chosen(self, only: str) -> list[str]:
+        """The names of the variants in `only`, in the order of the file.
+
+        Args:
+            only: names, or those of their folders in small letters or large, separated by commas.
+
+        Raises:
+            ConfigError: one of them is none, or is there twice.
+        """
+        folders = {folder_name(name).casefold(): name for name in self.changes}
+        wanted = []
+        for text in only.split(","):
+            name = folders.get(folder_name(text).casefold())
+            if name is None:
+                close = difflib.get_close_matches(folder_name(text).casefold(), folders, n=1, cutoff=0.6)
+                meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(folders)}"
+                raise ConfigError(f"only={only}: no variant {text.strip() or 'without a name'}; {meant}")
+            if name in wanted:
+                raise ConfigError(f"only={only}: {text.strip()} is named twice")
+            wanted.append(name)
+        return [name for name in self.changes if name in wanted]
+
 
 def read_variants(name: str, config_dirs: Sequence[str] = (), reserved: Sequence[str] = ()) -> Variants:
     """Read `sweep/<name>.yaml`; what the settings are worth is for whoever composes them.

@@ -43,6 +43,7 @@ from mtrl_conic.system import console
 from mtrl_conic.system.signals import Signals
 from mtrl_conic.training.seed_watch import read_halted
 from mtrl_conic.training.session import train_or_resume
+from mtrl_conic.training.sweep_runs import SweepRun
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,36 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
             launcher = _launcher(loader, master)
         runs = _runs(loader, master, config_dirs)
         return _launch(launcher, master, runs)
+
+
+def launch_listed(runs: Sequence[SweepRun], folder: str, settings: Sequence[str]) -> int:
+    """Have a launcher do what is missing of runs that are listed one by one; returns the exit status.
+
+    Args:
+        runs: as `list_runs` has them, at least one.
+        folder: of the sweep.
+        settings: that choose the launcher and set it up, `hydra/launcher=` and `hydra.launcher.`.
+
+    Raises:
+        ConfigError: the launcher or a run's folder cannot be used; nothing was written.
+        WriteError: the disk is full.
+    """
+    for text in settings:
+        if not text.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher.")):
+            raise ConfigError(f"{text}: of Hydra's settings only hydra/launcher=... and hydra.launcher.<setting>=...")
+    parse(settings, sweeps=True)
+    config_dirs = runs[0].flags[1::2]
+    plans = [
+        Plan([*as_hydra_has_them(run.settings), f"hydra.sweep.subdir={quote(run.name)}"], run.config, look(run.config))
+        for run in runs
+    ]
+    given = [*settings, f"hydra.sweep.dir={quote(folder)}", *search_path(config_dirs)]
+    with hydra.initialize_config_dir(str(CONFIG_DIR), job_name="mtrl_conic", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        with clear_errors(settings, config_dirs):
+            master = loader.load_configuration("train", given, RunMode.MULTIRUN)
+            launcher = _launcher(loader, master)
+        return _launch(launcher, master, plans, shared=False)
 
 
 def run_one(settings: DictConfig) -> int:
@@ -209,7 +240,8 @@ def _products(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[s
     return map(list, itertools.product(*values.values()))
 
 
-def _launch(launcher: Launcher, master: DictConfig, runs: list[Plan]) -> int:
+def _launch(launcher: Launcher, master: DictConfig, runs: list[Plan], shared: bool = True) -> int:
+    """Do the missing runs; `shared` is whether `master` holds the settings that all of them share."""
     missing = [run for run in runs if run.stage is not Stage.COMPLETE]
     halted = _name_halted(run for run in runs if run.stage is Stage.COMPLETE)
     folder = Path(str(master.hydra.sweep.dir))
@@ -217,7 +249,8 @@ def _launch(launcher: Launcher, master: DictConfig, runs: list[Plan]) -> int:
     if not missing:
         return halted
     check_folder("hydra.sweep.dir", folder)
-    write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
+    if shared:
+        write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master))
     in_process = str(master.hydra.launcher._target_).endswith(".BasicLauncher")
     # In this process the running run writes a checkpoint first.
     stopped = _signals() if in_process else Signals(_stop)

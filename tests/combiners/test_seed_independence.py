@@ -1,12 +1,14 @@
-"""A seed alone and among ten stays the same, update after update, also where a method amplifies rounding."""
+"""A seed alone and among ten stays the same to the last bit, update after update."""
 
 import pytest
 import torch
 from hard_matrices import METHODS, make
 from test_properties import VARIANTS, one_update
 
+from mtrl_conic.system.seedwise import matmul
+
 SEEDS, ALONE = range(10), slice(3, 4)
-UPDATES = {10: 30, 50: 12}
+UPDATES = {9: 20, 10: 20, 50: 8}
 # The share of a common gradient, and columns per task: with fewer than 1 gradients are dependent and cancel somewhere.
 REGIMES = [(0.0, 4.0), (0.0, 0.4), (0.3, 4.0), (3.0, 4.0)]
 
@@ -30,13 +32,8 @@ def step(combiner, jacobian, gramian, losses):
     """
     if combiner.requires == "gramian" and combiner.needs_jacobian():
         weights = combiner.weights(gramian, losses)
-        return (weights.unsqueeze(1) @ jacobian).squeeze(1) if getattr(combiner, "exact", False) else weights
+        return matmul(weights.unsqueeze(1), jacobian).squeeze(1) if getattr(combiner, "exact", False) else weights
     return one_update(combiner, jacobian.clone(), losses)
-
-
-# Relative. On some processors the library's Cholesky factors round by where they lie in memory, which the exact cone's
-# solver amplifies, in degenerate problems up to the accuracy that it promises.
-TOLERANCE = {"conicgrad_exact": 1e-5}
 
 
 @pytest.mark.parametrize("num_tasks", UPDATES)
@@ -44,12 +41,11 @@ TOLERANCE = {"conicgrad_exact": 1e-5}
 def test_alone_and_among_others(method, settings, num_tasks):
     together = make(method, SEEDS, num_tasks, **settings)
     alone = make(method, SEEDS[ALONE], num_tasks, **settings)
-    tolerance = TOLERANCE.get(method, 1e-9)
     for update, (jacobian, losses) in enumerate(sequence(num_tasks)):
         gramian = jacobian @ jacobian.mT
         found = step(together, jacobian, gramian, losses)[ALONE]
-        expected = step(alone, jacobian[ALONE], gramian[ALONE], losses[ALONE])
-        assert (found - expected).norm() <= tolerance * expected.norm(), update
+        expected = step(alone, *(each[ALONE].clone() for each in (jacobian, gramian, losses)))
+        assert torch.equal(found, expected), update
         assert together.state.keys() == alone.state.keys()
         for name, tensor in alone.state.items():
-            assert (together.state[name][ALONE] - tensor).norm() <= tolerance * tensor.norm(), (update, name)
+            assert torch.equal(together.state[name][ALONE], tensor), (update, name)
