@@ -14,7 +14,8 @@ from mtrl_conic.train import main
 
 PPO = ["env=toy", "agent=mtmhppo", "agent.rollout_steps=20", "agent.minibatches=4", "agent.epochs=1"]
 
-PPO += ["agent.network.hidden_sizes=[8]", "agent.critic_network.hidden_sizes=[8]", "agent.anneal_steps=null", *TOY[TOY.index("metrics_every=40") :]]
+PPO += ["agent.network.hidden_sizes=[8]", "agent.critic_network.hidden_sizes=[8]", "agent.anneal_steps=null"]
+PPO += TOY[TOY.index("metrics_every=40") :]
 
 
 @pytest.fixture(scope="module", params=[TOY, PPO], ids=["sac", "ppo"])
