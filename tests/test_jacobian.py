@@ -113,6 +113,7 @@ def test_ls_without_and_with_jacobian_equals_mean_loss(name, scope):
         learner = getattr(agent, name)
         losses = case(agent, batch, recorder=learner.gradients)
         learner._fill_gradients(losses, losses.detach())
+        learner._combine(losses.detach())
         found[combiner] = learner.gradients.flat.clone()
     plain = learner.params.clone().requires_grad_()
     (expected,) = torch.autograd.grad(case(agent, batch, plain).mean(1).sum(), plain)

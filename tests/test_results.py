@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mtrl_conic.envs import metaworld
@@ -24,7 +25,7 @@ def test_the_policy_of_the_first_picture_solves_tasks():
 
     def act(observation):
         actions = [policy(observation[0, number].numpy(), task) for number, task in enumerate(tasks)]
-        return torch.tensor(actions).unsqueeze(0)
+        return torch.from_numpy(np.stack(actions)).unsqueeze(0)
 
     with VectorEnv(metaworld.make_spec(tasks), [0], 2, workers=0, goals="in_turn") as envs:
         assert evaluate(act, envs, episodes=2).success_rate.tolist() == [[1.0, 1.0]]

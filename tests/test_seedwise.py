@@ -124,3 +124,11 @@ def test_a_seed_among_others(agent, settings, combiner):
         alone, setting = agent_of([seed], combiner, agent, *settings)
         for one, other in zip(found, play(alone, setting, slice(row, row + 1), 8), strict=True):
             assert torch.equal(one[row], other[0])
+
+
+def test_what_is_the_same_for_all_seeds_may_be_expanded():
+    left = torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(0)).expand(3, 5, 7)
+    right = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1))
+    found = seedwise.matmul(left, right)
+    for seed in range(3):
+        assert torch.equal(found[seed], seedwise.matmul(left[:1], right[seed : seed + 1].clone())[0])

@@ -37,7 +37,6 @@ class Differentiated(NamedTuple):
     """What `Learner.differentiate` leaves for `Learner.move`."""
 
     losses: Tensor  # [S, K]
-    norm: Tensor  # [S], of the combined gradient, before it was bounded
     memory: Any  # the combiner's, of before
 
 
@@ -97,26 +96,31 @@ class Learner:
         return self.move(self.differentiate(losses), health, losses_again)
 
     def differentiate(self, losses: Tensor) -> Differentiated:
-        """Turn losses [S, K] into the gradient that the optimizer is to follow; reads and writes this network alone."""
+        """Turn losses [S, K] into gradients, not yet combined: several networks may do so at the same time.
+
+        What combines a Jacobian waits for `move`: libraries and random numbers of the whole process may be in it.
+        """
         self.combiner.diagnostics.clear()
         detached = losses.detach()
         memory = self.combiner.snapshot()
         self._fill_gradients(losses, detached)
-        if self._factor > 1:
-            self.gradients.flat.mul_(self._factor)
-        return Differentiated(detached, self.clip(self.layout, self.gradients.flat), memory)
+        return Differentiated(detached, memory)
 
     def move(
         self, differentiated: Differentiated, health: Health, losses_again: Callable[[], Tensor]
     ) -> dict[str, Tensor]:
-        """Let the optimizer take its step; of a seed that is or becomes halted, nothing moves.
+        """Combine, and let the optimizer take its step; of a seed that is or becomes halted, nothing moves.
 
         `losses_again` gives the losses of the same batch and noise after the step, for combiners that look back.
 
         Returns:
             Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
         """
-        (detached, norm, memory), name = differentiated, self.name
+        (detached, memory), name = differentiated, self.name
+        self._combine(detached)
+        if self._factor > 1:
+            self.gradients.flat.mul_(self._factor)
+        norm = self.clip(self.layout, self.gradients.flat)
         health.check(name, detached, norm)
         self.optimizer.step(health.halted)
         if self.combiner.looks_back:
@@ -137,8 +141,12 @@ class Learner:
         gradients.task_weights = None if gradients.keep_tasks else self.combiner.loss_weights(detached)
         losses.sum().backward()
         gradients.finish()
-        if gradients.jacobian is not None:
-            self.combiner.combine(gradients.jacobian, detached, out=gradients.direction)
+
+    def _combine(self, losses: Tensor) -> None:
+        """Turn the Jacobian, where there is one, into the direction."""
+        gradients = self.gradients
+        if gradients.jacobian is not None and self.combiner.requires != "losses":
+            self.combiner.combine(gradients.jacobian, losses, out=gradients.direction)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -25,9 +25,13 @@ class EvalConfig:
 
     @property
     def num_envs_per_task(self) -> int:
-        """Environments of a task and seed: no more than `parallel`, and as few as play `episodes` in as many turns."""
-        turns = -(-self.episodes // self.parallel)
-        return -(-self.episodes // turns)
+        """Environments of a task and seed: no more than `parallel`, nor than the least number of episodes keeps busy.
+
+        As few of them as take no more turns.
+        """
+        episodes = min(self.episodes, self.final_episodes)
+        turns = -(-episodes // self.parallel)
+        return -(-episodes // turns)
 
 
 class Evaluation(NamedTuple):

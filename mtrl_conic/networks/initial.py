@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mtrl_conic.system.seedwise import by_seed
 from mtrl_conic.system.streams import SeedStreams
 
 Initial = Callable[[Tensor, SeedStreams], None]  # fills a view [S, *shape]
@@ -53,7 +54,7 @@ def orthogonal(gain: float = 1.0) -> Initial:
         rows, columns = view.shape[-2:]
         shape = (*view.shape[:-2], max(rows, columns), min(rows, columns))
         normal = streams.normal_(torch.empty(shape, dtype=view.dtype, device=view.device))
-        factor, triangle = torch.linalg.qr(normal)
+        factor, triangle = by_seed(torch.linalg.qr, normal)
         # With the signs of the diagonal the distribution is uniform over orthogonal matrices (math-ph/0609050).
         factor = factor * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
         view.copy_(gain * (factor if rows >= columns else factor.mT))

@@ -128,7 +128,8 @@ def _play(
     device: torch.device,
     stopped: Callable[[], bool],
 ) -> Evaluation:
-    with envs, tqdm(total=episodes * envs.spec.horizon, unit="step", disable=None) as bar:
+    turns = -(-episodes // envs.shape[2])
+    with envs, tqdm(total=turns * envs.spec.horizon, unit="step", disable=None) as bar:
 
         def watch(action: NDArray[np.float32], step: VectorStep) -> None:
             bar.update(envs.action_repeat)

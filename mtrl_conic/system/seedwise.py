@@ -148,6 +148,8 @@ def as_alone(tensor: Tensor) -> Tensor:
 
     Axes that lie outside the seeds' have S times the stride that they would have alone.
     """
+    if len(tensor) > 1 and tensor.stride(0) == 0:  # one for all seeds
+        tensor = tensor.contiguous()
     seeds, *sizes = tensor.shape
     pitch, *strides = tensor.stride()
     unit = _LINE // tensor.element_size()

@@ -86,6 +86,7 @@ def test_a_tape_holds_the_actions_of_the_goals_asked_for(at_a_time):
 )
 def test_environments_of_an_evaluation(episodes, parallel, environments):
     assert EvalConfig(1000, episodes, 50, parallel).num_envs_per_task == environments
+    assert EvalConfig(1000, 50, episodes, parallel).num_envs_per_task == environments
 
 
 def test_runs_evaluate_in_parallel_and_those_of_before_do_not():
