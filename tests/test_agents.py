@@ -43,6 +43,8 @@ SMALL = {
     "agent.network.encoding_size": "4",
     "agent.critic_network.width": "8",
     "agent.network.gating_sizes": "[8]",
+    "agent.value_bins": "11",
+    "agent.updates_per_step": "1",
 }
 # An agent whose tasks share nothing has nothing to combine.
 COMBINER = {"stl": "ls"}
