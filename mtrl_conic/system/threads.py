@@ -24,7 +24,12 @@ def in_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return _with_threads(1, lambda: function(*args, **kwargs))
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(before)
 
     return call
 
@@ -38,26 +43,21 @@ def side_by_side(one: Callable[[], _A], other: Callable[[], _B], device: torch.d
     if device.type != "cpu" or threads == 1:
         return one(), other()
 
+    half = threads // 2
+
     def elsewhere() -> _A:
-        torch.set_num_threads(half)  # each thread has a number of its own
+        torch.get_num_threads()  # at the first look a thread takes over the number of the process
+        torch.set_num_threads(half)  # from then on it has its own
         return one()
 
-    half = threads // 2
     first = _elsewhere().submit(elsewhere)
+    torch.set_num_threads(half)
     try:
-        second = _with_threads(half, other)
+        second = other()
     finally:
         first.exception()  # nothing of it goes on when this call is over
+        torch.set_num_threads(threads)
     return first.result(), second
-
-
-def _with_threads(number: int, function: Callable[[], _R]) -> _R:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        return function()
-    finally:
-        torch.set_num_threads(before)
 
 
 @cache
