@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 from conftest import TOY, records, train_here
 from meta_device import OneDevice, update_and_act
 from resuming import COMBINERS, assert_same_run, assert_same_state, run_here
-from test_capture import Quiet, RecordedOnTheHost, updates
+from test_capture import Quiet, updates
 from test_capture import make as recorded_agent
 from test_logging import board
-from test_sac_settings import A, B, K, O, S, batch_of, draws, made
+from test_sac_settings import A, K, O, S, batch_of, draws, made, steps_on_meta
 
 from mtrl_conic.combiners import MGDA, CAGrad, PCGrad
 from mtrl_conic.report.reading import read_run
@@ -131,12 +130,7 @@ def test_a_diverging_temperature_halts_its_seed():
 
 def test_no_step_reads_or_moves_a_number(without_numbers):
     config = compose_config(["env=toy", COMBINED, "agent.normalise_rewards=true", "agent.network.hidden_sizes=[7]"])
-    agent = config.make_agent()
-    agent.warmup_steps, agent.capacity_per_task, agent.batch_size_per_task = 0, 20, B
-    agent.setup(replace(config.setting(), seeds=range(S), device="meta"))
-    agent.memory.write_rows(0, torch.zeros(S, K, 20, 2 * O + A + 2, device="meta"))
-    steps = device_steps(agent, make_graph=RecordedOnTheHost)
-    steps.update()
+    steps = steps_on_meta(config)
     with OneDevice():
         update_and_act(steps, torch.zeros(S, K, 1, O, device="meta"), A)
 

@@ -105,15 +105,21 @@ def test_rewards_may_be_learned_over_their_deviation():
     assert (unscaled.critic.params - scaled.critic.params).abs().max() > 1e-4
 
 
+def steps_on_meta(config):
+    """The steps, recorded, of an agent whose replay holds rows without numbers, after its first update."""
+    agent = config.make_agent()
+    agent.warmup_steps, agent.capacity_per_task, agent.batch_size_per_task = 0, 20, B
+    agent.setup(replace(config.setting(), seeds=range(S), device="meta"))
+    agent.memory.write_rows(0, torch.zeros(S, K, 20, 2 * O + A + 2, device="meta"))
+    steps = device_steps(agent, make_graph=RecordedOnTheHost)
+    steps.update()
+    return steps
+
+
 @pytest.mark.parametrize("agent", ["stl", "soft_modularization"])
 def test_no_step_reads_or_moves_a_number(agent, without_numbers):
     config = compose_config(["env=toy", f"agent={agent}", "combiner=ls", "agent.network.hidden_sizes=[7]"])
-    made = config.make_agent()
-    made.warmup_steps, made.capacity_per_task, made.batch_size_per_task = 0, 20, B
-    made.setup(replace(config.setting(), seeds=range(S), device="meta"))
-    made.memory.write_rows(0, torch.zeros(S, K, 20, 2 * O + A + 2, device="meta"))
-    steps = device_steps(made, make_graph=RecordedOnTheHost)
-    steps.update()
+    steps = steps_on_meta(config)
     with OneDevice():
         update_and_act(steps, torch.zeros(S, K, 1, O, device="meta"), A)
 
