@@ -8,6 +8,7 @@ import torch
 from mtrl_conic.combiners import products
 from mtrl_conic.combiners.products import gramian, weighted_sum
 from mtrl_conic.system import matmul
+from mtrl_conic.system.looks import seen_finite
 from mtrl_conic.system.provenance import provenance
 
 SIZE = products._LARGE + 37  # columns that no piece divides
@@ -90,6 +91,41 @@ def test_roundings_that_do_not_cancel_stay_in_the_bound(num_tasks, kind):
     if eigen.eigenvalues[0, 0] > 1e-9:
         shortest = eigen.eigenvectors[0, :, 0] / norms[0]
         assert square_error(gramian(jacobian)[0], jacobian[0].double(), shortest) <= num_tasks * 1e-3
+
+
+@pytest.mark.usefixtures("_restore_precision")
+@pytest.mark.parametrize("num_tasks", [2, 10, 50])
+def test_the_fast_gramian_is_float32_by_whatever_library(num_tasks):
+    jacobian = with_least_cosine(num_tasks, 1)
+    matmul.set_matmul_precision("highest", "cpu")  # by oneDNN where that is exact
+    of_runs = products._fast_gramian(jacobian)
+    torch.set_float32_matmul_precision("highest")
+    by_mkl, exact = products._fast_gramian(jacobian), products._exact_gramian(jacobian)
+    norms = exact.diagonal(dim1=1, dim2=2).sqrt()
+    for found in (of_runs, by_mkl):
+        assert ((found - exact).abs() <= 1e-7 * norms.unsqueeze(1) * norms.unsqueeze(2)).all()
+
+
+def test_where_float32_products_are_not_exact_float64_takes_over(monkeypatch):
+    jacobian = with_least_cosine(3, 1)
+    monkeypatch.setattr(products, "cpu_is_exact", lambda: False)
+    monkeypatch.setattr(products, "_fast_gramian", None)
+    assert torch.equal(gramian(jacobian), products._exact_gramian(jacobian))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "finite"),
+    [
+        ([1.0, -2.0], True),
+        ([float("inf"), 1.0], False),
+        ([float("inf"), -float("inf")], False),
+        ([float("nan")], False),
+        ([3e38, 3e38], True),
+    ],
+)
+def test_one_look_tells_whether_numbers_are_finite(numbers, finite):
+    assert seen_finite(torch.ones(2), torch.tensor(numbers)) is finite
+    assert not seen_finite(torch.ones(2, device="meta"))  # never looks where it would wait
 
 
 def test_numbers_that_are_none_pass_through():

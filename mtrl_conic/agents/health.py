@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_conic.system.looks import may_look, seen_finite
+
 
 class Halt(NamedTuple):
     """What stopped a seed: in which network, what was not finite, and how many updates ago."""
@@ -20,7 +22,7 @@ class Halt(NamedTuple):
 class Health:
     """Halts a seed at its first loss or gradient that is not finite; the others go on.
 
-    Everything stays on the device: `check` is part of an update and reads nothing back.
+    Everything stays on the device: `check` is part of an update and reads nothing back from there.
 
     Args:
         num_seeds, num_tasks: S, K.
@@ -41,12 +43,18 @@ class Health:
 
     def check(self, network: str, losses: Tensor, gradient_norm: Tensor) -> None:
         """Halt the seeds of which a loss [S, K] or the norm [S] of the gradient is not finite."""
+        if seen_finite(losses, gradient_norm):
+            return
         learning = ~self.halted.bool()
         bad_losses = ~torch.isfinite(losses) & learning.unsqueeze(1)
         bad_gradients = ~torch.isfinite(gradient_norm) & learning
         self._losses[network] |= bad_losses
         self._gradients[network] |= bad_gradients
         self.halted += (bad_losses.any(1) | bad_gradients).to(self.halted)
+
+    def may_be_halted(self) -> bool:
+        """Whether a seed is halted or, on a device, where to look would wait, may be."""
+        return not may_look(self.halted) or bool(self.halted.any())
 
     def count(self) -> None:
         """Count an update of the halted seeds; called once per update, at its end."""

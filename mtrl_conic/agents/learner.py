@@ -37,6 +37,7 @@ class Differentiated(NamedTuple):
     """What `Learner.differentiate` leaves for `Learner.move`."""
 
     losses: Tensor  # [S, K]
+    products: Tensor | None  # [S, K, K], the Jacobian's Gramian where the combiner begins with it
     memory: Any  # the combiner's, of before
 
 
@@ -98,13 +99,15 @@ class Learner:
     def differentiate(self, losses: Tensor) -> Differentiated:
         """Turn losses [S, K] into gradients, not yet combined: several networks may do so at the same time.
 
-        What combines a Jacobian waits for `move`: libraries and random numbers of the whole process may be in it.
+        Of what combines a Jacobian the Gramian is computed here, a large part of it. The rest waits for `move`:
+        libraries and random numbers of the whole process may be in it.
         """
         self.combiner.diagnostics.clear()
         detached = losses.detach()
         memory = self.combiner.snapshot()
         self._fill_gradients(losses, detached)
-        return Differentiated(detached, memory)
+        jacobian = self.gradients.jacobian
+        return Differentiated(detached, None if jacobian is None else self.combiner.products(jacobian), memory)
 
     def move(
         self, differentiated: Differentiated, health: Health, losses_again: Callable[[], Tensor]
@@ -116,8 +119,8 @@ class Learner:
         Returns:
             Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
         """
-        (detached, memory), name = differentiated, self.name
-        self._combine(detached)
+        (detached, _, memory), name = differentiated, self.name
+        self.combine(differentiated)
         if self._factor > 1:
             self.gradients.flat.mul_(self._factor)
         norm = self.clip(self.layout, self.gradients.flat)
@@ -126,11 +129,18 @@ class Learner:
         if self.combiner.looks_back:
             with torch.no_grad():
                 self.combiner.look_back(losses_again())
-        self.combiner.restore(memory, health.halted.bool())
+        if health.may_be_halted():
+            self.combiner.restore(memory, health.halted.bool())
         for key, value in self.combiner.diagnostics.items():
             shown = self.diagnostics.setdefault(f"combiner/{name}/{key}", torch.empty_like(value))
             shown.copy_(value)
         return {f"loss/{name}": detached, f"grad_norm/{name}": norm}
+
+    def combine(self, differentiated: Differentiated) -> None:
+        """The part of `move` that turns the Jacobian, where there is one, into the direction."""
+        if (jacobian := self.gradients.jacobian) is not None:
+            losses, products, _ = differentiated
+            self.combiner.combine(jacobian, losses, self.gradients.direction, products)
 
     def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
         gradients = self.gradients
@@ -141,12 +151,6 @@ class Learner:
         gradients.task_weights = None if gradients.keep_tasks else self.combiner.loss_weights(detached)
         losses.sum().backward()
         gradients.finish()
-
-    def _combine(self, losses: Tensor) -> None:
-        """Turn the Jacobian, where there is one, into the direction."""
-        gradients = self.gradients
-        if gradients.jacobian is not None and self.combiner.requires != "losses":
-            self.combiner.combine(gradients.jacobian, losses, out=gradients.direction)
 
     def state_dict(self) -> dict[str, Any]:
         return {

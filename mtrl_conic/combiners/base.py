@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.products import gramian, weighted_sum
-from mtrl_conic.combiners.solvers import may_look
+from mtrl_conic.system.looks import may_look, seen_finite
 from mtrl_conic.system.seedwise import matmul
 
 
@@ -82,20 +82,31 @@ class Combiner:
         Returns:
             [S, P].
         """
-        products = gramian(jacobian)  # it is finite only where the Jacobian is
-        self._usable = finite_seeds(losses, products)
-        stand_in = torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
-        finite = torch.where(self._usable[:, None, None], products, stand_in)
+        return self._weighed(jacobian, losses, out, gramian(jacobian))
+
+    def after_step(self, losses: Tensor) -> None:
+        """Learn from the losses [S, K] of the same batch at the new parameters; called only if `looks_back`."""
+
+    def _weighed(self, jacobian: Tensor, losses: Tensor, out: Tensor | None, products: Tensor) -> Tensor:
+        """The default direction; the Gramian is finite only where the Jacobian is."""
+        self._usable, finite = finite_seeds(losses, products), products
+        if not self._all_usable():
+            stand_in = torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
+            finite = torch.where(self._usable[:, None, None], products, stand_in)
         with self._learning():
             weights = self.weights(finite, self._finite(losses))
         self.diagnostics.update(weight=weights, **conflict_statistics(products, weights))
         return self._marked(weighted_sum(weights, jacobian, out, products))
 
-    def after_step(self, losses: Tensor) -> None:
-        """Learn from the losses [S, K] of the same batch at the new parameters; called only if `looks_back`."""
+    @final
+    def products(self, jacobian: Tensor) -> Tensor | None:
+        """The Gramian [S, K, K] of a Jacobian where `combine` begins with it; any thread may compute it before."""
+        return gramian(jacobian) if type(self).direction is Combiner.direction else None
 
     @final
-    def combine(self, jacobian: Tensor, losses: Tensor, out: Tensor | None = None) -> Tensor:
+    def combine(
+        self, jacobian: Tensor, losses: Tensor, out: Tensor | None = None, products: Tensor | None = None
+    ) -> Tensor:
         """The direction [S, P] of this update: that of `direction`, NaN where a seed's numbers are not finite.
 
         Args:
@@ -103,9 +114,10 @@ class Combiner:
                 overwritten with zeros where the method looks at gradients.
             losses: [S, K], detached.
             out: [S, P], written if given.
+            products: of `products` with the same Jacobian, if it was computed before.
         """
         if type(self).direction is Combiner.direction:
-            return self.direction(jacobian, losses, out)
+            return self._weighed(jacobian, losses, out, gramian(jacobian) if products is None else products)
         norms = torch.linalg.vector_norm(jacobian, dim=-1, dtype=torch.promote_types(jacobian.dtype, torch.float32))
         self._usable = usable = finite_seeds(losses) & torch.isfinite(norms).all(-1)
         if not self._all_usable():
@@ -139,6 +151,8 @@ class Combiner:
 
     def _finite(self, losses: Tensor) -> Tensor:
         """The losses [S, K], all 1 where a seed is not usable."""
+        if self._all_usable():
+            return losses
         return torch.where(self._usable.unsqueeze(-1), losses, 1)
 
     def _marked(self, direction: Tensor) -> Tensor:
@@ -210,6 +224,8 @@ class SolverCombiner(Combiner):
 
 def finite_seeds(losses: Tensor, gramian: Tensor | None = None) -> Tensor:
     """Whether all of a seed's losses [S, K] and inner products [S, K, K] are numbers, [S]."""
+    if seen_finite(losses) and (gramian is None or seen_finite(gramian)):
+        return torch.ones(len(losses), dtype=torch.bool)
     finite = torch.isfinite(losses).all(-1)
     return finite if gramian is None else finite & torch.isfinite(gramian).flatten(1).all(-1)
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners.solvers import may_look, solve, step_length, times, unless
+from mtrl_conic.combiners.solvers import solve, step_length, times, unless
+from mtrl_conic.system.looks import may_look
 
 # Chosen over random, rank-deficient, duplicated, opposite and badly scaled Gramians of 2 to 50 tasks. All products
 # weight · multiplier start at _START / K and end near _FLOOR / K; an iteration divides them by up to 1 / _SHRINK.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.cagrad_solver import Kink
-from mtrl_conic.combiners.solvers import may_look, solve, step_length, times, unless
+from mtrl_conic.combiners.solvers import solve, step_length, times, unless
+from mtrl_conic.system.looks import may_look
 from mtrl_conic.system.seedwise import matmul
 
 # As in `cagrad_solver`, but for a problem in units of the shortest gradient, in which it can be large.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.combiners.base import SolverCombiner
-from mtrl_conic.combiners.solvers import ITERATIONS, cosines, may_look, solve, step_length, times, unless
+from mtrl_conic.combiners.solvers import ITERATIONS, cosines, solve, step_length, times, unless
 from mtrl_conic.system import validation
+from mtrl_conic.system.looks import may_look
 from mtrl_conic.system.seedwise import by_seed
 
 _RIDGE = 1e-10  # on the diagonal of the cosines, as for NashMTL: without a direction for all tasks there is no solution

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from mtrl_conic.system.matmul import by_onednn, cpu_is_exact
 from mtrl_conic.system.seedwise import aligned, as_alone, by_seed, empty, matmul
 
 # Columns of a matrix product in float64, and how many such products run as one batch: the products keep their
@@ -28,6 +29,7 @@ _LARGE = 1 << 14  # columns from which the time of a product shows
 # roundings of different pieces do not conspire, the sum is within 1e-7.
 _FAST_PIECE = 256
 _FAST_ENTRIES = 1 << 22  # of the results of such products that are held at once
+_COPIED = 1 << 20  # of the numbers that are copied for such products at once, which fit a core's cache
 # The square of a sum Σ w_i g_i is at least this share of Σ w_i² ‖g_i‖². It is then known to K · 256 · 2^-24 · 64 of
 # itself, which is less than K · 1e-3.
 _LEAST_EIGENVALUE = 1 / 64
@@ -79,31 +81,37 @@ def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None, g
         if exact:
             _exact_sum(weights[row], jacobian[row], place[row])
         else:
-            with _library_for_small_products():
+            with _library_for_rows():
                 torch.mm(aligned(weights[row].to(jacobian)), jacobian[seed], out=place[row])
     return out if place is out else out.copy_(place)
 
 
 def _may_be_fast(jacobian: Tensor) -> bool:
     """On an accelerator a look at the result would keep the host waiting."""
-    return jacobian.device.type == "cpu" and jacobian.dtype == torch.float32 and jacobian.shape[2] >= _LARGE
+    large = jacobian.device.type == "cpu" and jacobian.dtype == torch.float32 and jacobian.shape[2] >= _LARGE
+    return large and cpu_is_exact()
 
 
 def _fast_gramian(jacobian: Tensor) -> Tensor:
     whole = jacobian.shape[2] // _FAST_PIECE * _FAST_PIECE
     rest = jacobian[..., whole:].double()
     products = matmul(rest, rest.mT)
-    with _library_for_small_products():
-        for seed, columns in enumerate(as_alone(jacobian[..., :whole])):
-            pieces = columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1)
-            for some in pieces.split(max(_FAST_ENTRIES // products[seed].numel(), 1)):
-                products[seed] += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
+    copies = by_onednn()  # which is slow where the rows of a piece lie far apart
+    num_tasks = jacobian.shape[1]
+    count = max(_COPIED // (num_tasks * _FAST_PIECE) if copies else _FAST_ENTRIES // num_tasks**2, 1)
+    for seed, columns in enumerate(as_alone(jacobian[..., :whole])):
+        for pieces in columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1).split(count):
+            some = pieces.contiguous() if copies else pieces
+            products[seed] += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
     return products
 
 
 @contextmanager
-def _library_for_small_products() -> Iterator[None]:
-    """MKL; oneDNN, which large products may be set to use (`system.matmul`), takes ten times as long."""
+def _library_for_rows() -> Iterator[None]:
+    """MKL; oneDNN, which products may be set to use (`system.matmul`), takes longer for a single row.
+
+    The setting is the process's: no other thread may multiply in the meantime.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_conic.system.looks import may_look
 from mtrl_conic.system.seedwise import by_seed
 
 ITERATIONS = 40  # at most; 5 to 15 do where gradients are not degenerate
@@ -48,11 +49,6 @@ def cosines(gramian: Tensor) -> Cosines:
     matrix = gramian * inverse.unsqueeze(1) * inverse.unsqueeze(2)
     matrix.diagonal(dim1=1, dim2=2).fill_(1)
     return Cosines(matrix, norms, inverse)
-
-
-def may_look(tensor: Tensor) -> bool:
-    """Whether reading a value costs no wait; then iterations end when all problems are solved."""
-    return tensor.device.type == "cpu"
 
 
 def times(matrix: Tensor, column: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 _PROBES = ((1, 1280, 400, 400), (1, 320, 49, 256), (10, 128, 400, 400), (2, 64, 64, 16))
@@ -30,19 +32,37 @@ def float32_products(device: torch.device) -> str:
     return "float32 (oneDNN)" if _onednn_is_exact() else "bfloat16 inside (oneDNN)"
 
 
-def _onednn_is_exact() -> bool:
-    """Whether torch's "medium", which hands products to oneDNN and allows it bfloat16, computes in float32 here.
+def by_onednn() -> bool:
+    """Whether the CPU's products of float32 matrices are now computed by oneDNN, be it in float32 or not."""
+    return torch.get_float32_matmul_precision() != "highest"
 
-    It does unless the processor has matrix units for bfloat16. All numbers below are powers of two or 1 + 2^-20,
-    which bfloat16 and TF32 would round, and so are the results in float32.
+
+def cpu_is_exact() -> bool:
+    """Whether the CPU's products of float32 matrices are now computed in float32. Changes nothing: any thread may ask.
+
+    oneDNN may use bfloat16 where torch allows it, and does if the processor has matrix units for it.
     """
-    value = 1 + 2.0**-20
+    return not by_onednn() or _is_exact_at(torch.get_float32_matmul_precision())
+
+
+def _onednn_is_exact() -> bool:
+    """Whether torch's "medium", which hands products to oneDNN and allows it bfloat16, computes in float32 here."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        return all(_is_exact(value, *shape) for shape in _PROBES)
+        return _is_exact_at("medium")
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@cache
+def _is_exact_at(precision: str) -> bool:
+    """Whether the present setting of torch, which is this one, computes in float32 on this processor.
+
+    All numbers of the probes are powers of two or 1 + 2^-20, which bfloat16 and TF32 would round, and so are the
+    results in float32.
+    """
+    return all(_is_exact(1 + 2.0**-20, *shape) for shape in _PROBES)
 
 
 def _is_exact(value: float, batch: int, rows: int, inner: int, columns: int) -> bool:

@@ -8,6 +8,7 @@ from hard_matrices import METHODS, SCALES, TASKS, hard_jacobians, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl_conic.combiners import base, cagrad_solver, cone_solver, fairgrad, solvers
+from mtrl_conic.system import looks
 
 RANDOM = {"graddrop", "pcgrad", "rlw"}  # permutation-equivariant in distribution only
 # One task's direction is a multiple of its gradient: (1 + c)/(1 + c²), 1/L, and exp(-s) with a learned s.
@@ -85,7 +86,7 @@ def method(request):
 @pytest.fixture
 def on_an_accelerator(monkeypatch):
     """Solvers take the path of a device whose values cannot be looked at without waiting."""
-    for module in (base, solvers, cagrad_solver, cone_solver, fairgrad):
+    for module in (base, solvers, cagrad_solver, cone_solver, fairgrad, looks):
         monkeypatch.setattr(module, "may_look", lambda tensor: False)
 
 
@@ -240,6 +241,15 @@ def test_out_is_written(method):
     direction = make(method, (0, 1), 4).combine(jacobian, losses_of(jacobian), out)
     assert direction.data_ptr() == out.data_ptr()
     assert torch.equal(out, make(method, (0, 1), 4).combine(jacobian, losses_of(jacobian)))
+
+
+def test_the_gramian_may_be_computed_before(method):
+    jacobian = torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(3))
+    combiner, other = make(method, (0, 1), 4), make(method, (0, 1), 4)
+    products = combiner.products(jacobian)
+    assert (products is None) == (type(combiner).direction is not base.Combiner.direction)
+    found = combiner.combine(jacobian.clone(), losses_of(jacobian), products=products)
+    assert torch.equal(found, other.combine(jacobian.clone(), losses_of(jacobian)))
 
 
 @pytest.mark.parametrize(("name", "settings", "word"), [(n, s, w) for n, rows in BAD.items() for s, w in rows])
