@@ -28,6 +28,8 @@ from mtrl_conic.settings.compose import compose_config
         (["envs", "env=toy"], ["env=toy", "mt10"]),
         (["env=toy"], ["env=toy", "mt10"]),
         (["updates", "experiment=nope"], ["experiment=nope", "fast"]),
+        (["agents", "agents=mtmhsac,nope"], ["agents=mtmhsac,nope", "soft_modularization"]),
+        (["updates", "agents=mtmhsac,stl"], ["agents=mtmhsac,stl", "only with agents"]),
         (["envs", "experiment=fast"], ["experiment=fast", "updates", "command"]),
         (["loop", "experiment=fast", "env=toy"], ["env.horizon=200", "50"]),
         (["command", "steps=0"], ["steps=0", "at least 1"]),

@@ -39,6 +39,20 @@ PPO = [
 BRC = ["agent=brc", *SAC[1:], "agent.critic_network.width=16", "agent.value_bins=11"]
 # BRC's targets move the distribution of each row, of 2 seeds and 3 tasks, by a product with a matrix of its own.
 BRC_TARGETS = 2 * 11 * 11 * (2 * 3 * 4)
+STL = ["agent=stl", "agent.network.hidden_sizes=[8]", *SAC[2:]]
+PACO = ["agent=paco", "agent.network.hidden_sizes=[8]", "agent.network.parameter_sets=2", *SAC[2:]]
+# Each task mixes its weights and biases of two sets in every pass; back, shares and sets get a product each.
+_LAYERS = [(6 + 2, 8), (8, 1)], [(6, 8), (8, 4)]  # inputs and outputs of the critics' and of the actor's layers
+PACO_MIXING = (
+    2
+    * 3
+    * 2
+    * 2
+    * sum(
+        passes * sum((inputs + 1) * outputs for inputs, outputs in layers)
+        for layers, passes in zip(_LAYERS, (2 * (3 + 1 + 1), 2 + 1 + 1), strict=True)
+    )
+)
 
 
 def flops(function):
@@ -56,10 +70,12 @@ def flops(function):
         (PPO, 0),
         ([*PPO, "env.num_envs_per_task=2"], 0),
         (BRC, BRC_TARGETS),
+        (STL, 0),
+        (PACO, PACO_MIXING),
     ],
 )
 def test_the_products_of_an_update_are_all_that_it_multiplies(settings, more):
-    """Counted by torch, with networks whose matrices are all shared and a method that multiplies nothing."""
+    """Counted by torch, with networks whose matrices are all of one kind and a method that multiplies nothing."""
     config = compose_config([*TOY, "seeds=[0,1]", *settings])
     one = LearningAgent(config, SIZES)
     one.ready()
@@ -94,6 +110,16 @@ def test_agents_can_fill_one_memory():
 def test_an_agent_that_lists_no_products_is_measured_without_them():
     config = compose_config([*TOY, "agent=tiny_on_policy", "agent.network.hidden_sizes=[8]"], OWN)
     assert set(measure({"ls": config}, SIZES, parse(["updates", "rounds=1"]))) == {"ls"}
+
+
+def test_agents_beside_their_own_products(tmp_path, capsys):
+    path = tmp_path / "speed.json"
+    arguments = ["experiment=smoke", "env=toy", "agents=mtmhsac,stl", "rounds=1", f"json={path}"]
+    assert main(["agents", *arguments]) == 0
+    (row,) = json.loads(path.read_text())["agents"]
+    assert row["milliseconds"].keys() == row["products"].keys() == {"mtmhsac", "stl"}
+    assert min(*row["milliseconds"].values(), *row["products"].values()) > 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["mtmhsac", "stl"]
 
 
 def test_updates_of_an_experiment(tmp_path, capsys):

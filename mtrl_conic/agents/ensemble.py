@@ -62,8 +62,10 @@ class EnsembleActorCritic(ActorCritic, OffPolicyAgent):
         return super().needs(setting) | {"value_bins": 4 * of_targets}
 
     def products(self, setting: Setting) -> list[Product]:
-        more, rows, count = self._task_size(setting), setting.num_tasks * self.batch_size_per_task, self.num_critics
+        more, count, tasks = self._task_size(setting), self.num_critics, setting.num_tasks
+        rows = tasks * self.batch_size_per_task
         critic, actor = self._critic_nets(setting, more)[0], self._actor_net(setting, more)
         to_first = count * (2 if self._task_nets(setting) else 1)  # of the actor's loss, and to what is learnt of tasks
         # Critics: own loss, targets, value of the new action. Actor: targets, own loss.
-        return products_of(critic, rows, 3 * count, 2 * count, to_first, count) + products_of(actor, rows, forward=2)
+        of_critics = products_of(critic, rows, tasks, 3 * count, 2 * count, to_first, count)
+        return of_critics + products_of(actor, rows, tasks, forward=2)

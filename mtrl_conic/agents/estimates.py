@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mtrl_conic.networks.protocol import Network, layout_of, shared_matrices, weights_per_row
+from mtrl_conic.networks.protocol import Network, layout_of, met_matrices, weights_per_row
 
 FLOAT = 4  # bytes
 _COPIES = 4  # of each weight: itself, its gradient, Adam's two moments
@@ -27,7 +27,7 @@ def multiplications(networks: NetworksBy, rows: int) -> float:
 
 
 class Product(NamedTuple):
-    """A matrix that all tasks share, and what one update multiplies with it.
+    """A matrix that all tasks share, or one of each task's own, and what one update multiplies with it.
 
     Args:
         rows: of all tasks of a seed.
@@ -35,6 +35,7 @@ class Product(NamedTuple):
         forward: how often rows [rows, inputs] are multiplied by it.
         to_inputs: how often gradients [rows, outputs] are multiplied by its transpose.
         to_weights: how often its own gradient is formed of the two.
+        matrices: 1 where all tasks share it, or the number of tasks, which have as many rows each.
     """
 
     rows: int
@@ -43,20 +44,30 @@ class Product(NamedTuple):
     forward: int = 1
     to_inputs: int = 1
     to_weights: int = 1
+    matrices: int = 1
 
 
 def products_of(
-    network: Network, rows: int, forward: int = 1, to_inputs: int = 1, to_first: int = 0, to_weights: int = 1
+    network: Network,
+    rows: int,
+    num_tasks: int,
+    forward: int = 1,
+    to_inputs: int = 1,
+    to_first: int = 0,
+    to_weights: int = 1,
 ) -> list[Product]:
-    """Those of a network's passes with so many rows each; the heads of single tasks, which are small, are left out.
+    """Those of a network's passes with so many rows each; heads of single tasks beside a shared trunk are left out.
 
     Args:
-        network: set up; the first of its shared matrices is the one that its input meets.
+        network: set up; the first of its matrices is the one that its input meets.
         rows: of all tasks of a seed.
+        num_tasks: K.
         forward, to_inputs, to_weights: see `Product`.
         to_first: `to_inputs` of the first matrix.
     """
+    shapes, own = met_matrices(network)
+    matrices = num_tasks if own else 1
     return [
-        Product(rows, inputs, outputs, forward, to_inputs if index else to_first, to_weights)
-        for index, (outputs, inputs) in enumerate(shared_matrices(network))
+        Product(rows, inputs, outputs, forward, to_inputs if index else to_first, to_weights, matrices)
+        for index, (outputs, inputs) in enumerate(shapes)
     ]

@@ -12,8 +12,9 @@ from mtrl_conic.settings import arguments as read
 from mtrl_conic.settings import paths
 from mtrl_conic.settings.errors import ConfigError
 
-PARTS = ("updates", "envs", "loop", "command", "growth", "profile", "peers", "networks")
-_OF_A_RUN = ("updates", "loop", "command", "profile")  # measure the run that an experiment describes
+PARTS = ("updates", "agents", "envs", "loop", "command", "growth", "profile", "peers", "networks")
+_OF_A_RUN = ("updates", "agents", "loop", "command", "profile")  # measure the run that an experiment describes
+_FIRST_AGENT = "mtmhsac"
 ENVS = ("mt10", "mt25", "mt50", "toy")
 # Widths of the three hidden layers of `networks`, by the trunk's parameters in millions.
 WIDTHS = {6: 1700, 25: 3500, 34: 4096}
@@ -26,6 +27,7 @@ on the machine, ratios of what was measured in turns.
 
 parts (updates envs)
   updates   one update of each combiner, beside LS and beside the update's matrix products alone
+  agents    one update of each agent with LS, beside the first agent's and beside its own matrix products alone
   envs      one environment step beside its physics; our vector and the registered one beside gymnasium's; start-up
   loop      environments, collecting, update and the whole training loop; evaluation; memory; hours of 2M steps per task
   command   the whole training command to its end, evaluations included, beside the bare vector of its environments
@@ -35,14 +37,15 @@ parts (updates envs)
   networks  a supervised step of large networks whose tasks share their inputs: seconds and peak memory
 
 settings (default)
+  agents=A,B,...          agents: compared with the first (mtmhsac, then all but brc, which is for GPUs)
   combiners=A,B,...       updates, networks: compared with the first (ls, then all but torchjd)
   combiner=NAME           loop, command, growth, profile: the method (conicgrad, or that of the experiment)
   experiment={experiments}
-                          updates, loop, command, profile: measures its runs (those of no experiment)
+                          updates, agents, loop, command, profile: measures its runs (those of no experiment)
   env=mt10|mt25|mt50|toy  its sizes and environments are measured (mt10, or that of the experiment)
-  seeds=N,N,...           updates, loop, command, profile: numbers of seeds (1; with loop 1,2,5,10)
+  seeds=N,N,...           updates, agents, loop, command, profile: numbers of seeds (1; with loop 1,2,5,10)
   steps=N                 command: steps per task (those of the experiment)
-  device=cpu|cuda         updates, loop, command, growth, profile: where (cpu)
+  device=cpu|cuda         updates, agents, loop, command, growth, profile: where (cpu)
   matmul_precision=highest|high|medium  high is TF32 on a GPU (highest, or that of the experiment)
   workers=N               envs: processes (2)
   sizes=N,N,...           networks: millions of parameters, of 6, 25 and 34 (6,25,34)
@@ -62,6 +65,7 @@ class Options:
     """What to measure, and how; `env`, `combiner` and `matmul_precision` are the experiment's where not given."""
 
     parts: list[str]
+    agents: list[str]
     combiners: list[str]
     experiment: str | None
     combiner: str
@@ -110,8 +114,9 @@ def parse(arguments: Sequence[str]) -> Options:
     for part in parts:
         if part not in PARTS:
             raise ConfigError(f"{part}: no such part; there are {', '.join(PARTS)}")
-    known = paths.choices("combiner")
+    known, agents = paths.choices("combiner"), paths.choices("agent")
     readers: dict[str, read.Reader] = {
+        "agents": read.listed(*agents),
         "combiners": read.listed(*known),
         "combiner": read.choice(*known),
         "experiment": read.choice(*paths.choices("experiment")),
@@ -136,6 +141,7 @@ def parse(arguments: Sequence[str]) -> Options:
     _check_device(device)
     return Options(
         parts=parts,
+        agents=found.get("agents", [_FIRST_AGENT, *(name for name in agents if name not in (_FIRST_AGENT, "brc"))]),
         combiners=found.get("combiners", ["ls", *(name for name in known if name not in ("ls", "torchjd"))]),
         experiment=found.get("experiment"),
         **_choices(found),
@@ -152,9 +158,10 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def _check_use(parts: Sequence[str], found: Mapping[str, Any]) -> None:
     """See that the settings given are those of one of the parts, where measuring without them would mislead."""
-    for key, of in (("experiment", _OF_A_RUN), ("steps", ("command",))):
+    for key, of in (("experiment", _OF_A_RUN), ("steps", ("command",)), ("agents", ("agents",))):
         if key in found and not set(of) & set(parts):
-            raise ConfigError(f"{key}={found[key]}: only with {' or '.join(of)}")
+            given = ",".join(found[key]) if isinstance(found[key], list) else found[key]
+            raise ConfigError(f"{key}={given}: only with {' or '.join(of)}")
     if "envs" in parts and found.get("env") == "toy":
         raise ConfigError("env=toy: envs measures the environments of Meta-World: mt10, mt25 or mt50")
 

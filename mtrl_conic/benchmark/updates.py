@@ -68,9 +68,9 @@ def matrix_products(
 ) -> Callable[[], torch.Tensor]:
     """The matrix products of one update of so many seeds and nothing else: the floor of its time."""
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for rows, inputs, outputs, forward, to_inputs, to_weights in products:
-        sides = ((rows, inputs), (rows, outputs), (inputs, outputs))
-        x, delta, weight = (torch.randn(num_seeds, *side, device=device) for side in sides)
+    for rows, inputs, outputs, forward, to_inputs, to_weights, matrices in products:
+        sides = ((rows // matrices, inputs), (rows // matrices, outputs), (inputs, outputs))
+        x, delta, weight = (torch.randn(num_seeds * matrices, *side, device=device) for side in sides)
         pairs.extend([(x, weight)] * forward + [(delta, weight.mT)] * to_inputs + [(x.mT, delta)] * to_weights)
 
     def multiply() -> torch.Tensor:

@@ -28,6 +28,8 @@ class PaCo(Network):
         parameter_sets: n.
     """
 
+    composed = True
+
     def __init__(self, hidden_sizes: Sequence[int], parameter_sets: int = 5) -> None:
         self.hidden_sizes = widths("hidden_sizes", hidden_sizes)
         self.parameter_sets = whole("parameter_sets", parameter_sets, 1, 1000)

@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 from torch import Tensor
 
@@ -25,9 +25,12 @@ class Network(ABC):
 
     Attributes:
         parameters: by name, set by `setup`.
+        composed: of the n matrices of a shared parameter [n, O, I] each task makes one of its own, which its rows meet;
+            otherwise each row meets all n.
     """
 
     parameters: dict[str, Parameter]
+    composed: ClassVar[bool] = False
 
     @abstractmethod
     def setup(self, name: str, input_size: int, output_size: int, num_tasks: int) -> None:
@@ -84,6 +87,18 @@ def shared_matrices(network: Network) -> list[tuple[int, ...]]:
     named = network.parameters.items()
     shapes = [each.shape for name, each in named if name.endswith(".weight") and not each.per_task]
     return [shape[-2:] for shape in shapes for _ in range(math.prod(shape[:-2]))]
+
+
+def met_matrices(network: Network) -> tuple[list[tuple[int, ...]], bool]:
+    """The shapes (O, I) of the matrices that a row meets, and whether they are its task's own.
+
+    They are those that all tasks share and, only where there are none, those of single tasks: heads are small.
+    """
+    named = network.parameters.items()
+    shared = shared_matrices(network)
+    if network.composed:
+        return [each.shape[-2:] for name, each in named if name.endswith(".weight") and not each.per_task], True
+    return (shared, False) if shared else ([each.shape[1:] for _, each in named if len(each.shape) == 3], True)
 
 
 def weights_per_row(network: Network) -> int:
