@@ -106,6 +106,21 @@ def test_the_fast_gramian_is_float32_by_whatever_library(num_tasks):
         assert ((found - exact).abs() <= 1e-7 * norms.unsqueeze(1) * norms.unsqueeze(2)).all()
 
 
+@pytest.mark.usefixtures("_restore_precision")
+def test_only_many_pieces_of_few_rows_change_a_setting(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: seen.append(precision))
+    monkeypatch.setattr(products, "cpu_is_exact", lambda: True)
+    for onednn in (True, False):
+        monkeypatch.setattr(products, "by_onednn", lambda onednn=onednn: onednn)
+        for num_tasks, size in ((2, SIZE), (2, products._MANY), (17, products._MANY), (2, 100)):
+            jacobian = normals(1, num_tasks, size)
+            gramian(jacobian)
+            assert products.leaves_settings_alone(jacobian) == (not onednn or (num_tasks, size) != (2, products._MANY))
+            assert products.leaves_settings_alone(jacobian) == (not seen)
+            seen.clear()
+
+
 def test_where_float32_products_are_not_exact_float64_takes_over(monkeypatch):
     jacobian = with_least_cosine(3, 1)
     monkeypatch.setattr(products, "cpu_is_exact", lambda: False)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from mtrl_conic.combiners.products import gramian, weighted_sum
+from mtrl_conic.combiners.products import gramian, leaves_settings_alone, weighted_sum
 from mtrl_conic.system.looks import may_look, seen_finite
 from mtrl_conic.system.seedwise import matmul
 
@@ -100,8 +100,9 @@ class Combiner:
 
     @final
     def products(self, jacobian: Tensor) -> Tensor | None:
-        """The Gramian [S, K, K] of a Jacobian where `combine` begins with it; any thread may compute it before."""
-        return gramian(jacobian) if type(self).direction is Combiner.direction else None
+        """The Gramian [S, K, K] of a Jacobian where `combine` begins with it, and any thread may compute it before."""
+        wanted = type(self).direction is Combiner.direction and leaves_settings_alone(jacobian)
+        return gramian(jacobian) if wanted else None
 
     @final
     def combine(

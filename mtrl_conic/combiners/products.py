@@ -6,7 +6,7 @@ except on the CPU where the gradients turn out to be far from cancelling: float3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,7 +29,9 @@ _LARGE = 1 << 14  # columns from which the time of a product shows
 # roundings of different pieces do not conspire, the sum is within 1e-7.
 _FAST_PIECE = 256
 _FAST_ENTRIES = 1 << 22  # of the results of such products that are held at once
-_COPIED = 1 << 20  # of the numbers that are copied for such products at once, which fit a core's cache
+# oneDNN is slow where the rows of a piece lie far apart. With copied pieces it is faster than MKL, unless many pieces
+# have few rows. Numbers copied at once, which fit a core's cache; columns that are many, and rows that are few.
+_COPIED, _MANY, _FEW = 1 << 20, 1 << 17, 16
 # The square of a sum Σ w_i g_i is at least this share of Σ w_i² ‖g_i‖². It is then known to K · 256 · 2^-24 · 64 of
 # itself, which is less than K · 1e-3.
 _LEAST_EIGENVALUE = 1 / 64
@@ -81,7 +83,7 @@ def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None, g
         if exact:
             _exact_sum(weights[row], jacobian[row], place[row])
         else:
-            with _library_for_rows():
+            with _mkl():  # oneDNN takes longer for a single row
                 torch.mm(aligned(weights[row].to(jacobian)), jacobian[seed], out=place[row])
     return out if place is out else out.copy_(place)
 
@@ -92,26 +94,45 @@ def _may_be_fast(jacobian: Tensor) -> bool:
     return large and cpu_is_exact()
 
 
+def leaves_settings_alone(jacobian: Tensor) -> bool:
+    """Whether `gramian` does: other threads may multiply in the meantime."""
+    return not _may_be_fast(jacobian) or not by_onednn() or _is_copied(jacobian)
+
+
+def _is_copied(jacobian: Tensor) -> bool:
+    return by_onednn() and (jacobian.shape[1] > _FEW or jacobian.shape[2] < _MANY)
+
+
 def _fast_gramian(jacobian: Tensor) -> Tensor:
     whole = jacobian.shape[2] // _FAST_PIECE * _FAST_PIECE
     rest = jacobian[..., whole:].double()
     products = matmul(rest, rest.mT)
-    copies = by_onednn()  # which is slow where the rows of a piece lie far apart
-    num_tasks = jacobian.shape[1]
-    count = max(_COPIED // (num_tasks * _FAST_PIECE) if copies else _FAST_ENTRIES // num_tasks**2, 1)
-    for seed, columns in enumerate(as_alone(jacobian[..., :whole])):
-        for pieces in columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1).split(count):
-            some = pieces.contiguous() if copies else pieces
-            products[seed] += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
+    seeds = as_alone(jacobian[..., :whole])
+    if _is_copied(jacobian):
+        _add_products(products, seeds, max(_COPIED // (jacobian.shape[1] * _FAST_PIECE), 1), Tensor.contiguous)
+        return products
+    with _mkl():
+        _add_products(products, seeds, max(_FAST_ENTRIES // products[0].numel(), 1), lambda pieces: pieces)
     return products
 
 
+def _add_products(products: Tensor, seeds: Tensor, count: int, made: Callable[[Tensor], Tensor]) -> None:
+    """Add those of the columns [S, K, n · `_FAST_PIECE`], of `count` pieces at once, each as it is `made`."""
+    for product, columns in zip(products, seeds, strict=True):
+        for pieces in columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1).split(count):
+            some = made(pieces)
+            product += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
+
+
 @contextmanager
-def _library_for_rows() -> Iterator[None]:
-    """MKL; oneDNN, which products may be set to use (`system.matmul`), takes longer for a single row.
+def _mkl() -> Iterator[None]:
+    """Products are MKL's inside, also where oneDNN is set (`system.matmul`).
 
     The setting is the process's: no other thread may multiply in the meantime.
     """
+    if not by_onednn():
+        yield
+        return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
