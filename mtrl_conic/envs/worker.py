@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +40,9 @@ from mtrl_conic.system import console
 from mtrl_conic.system.foreign import FAILURES
 from mtrl_conic.system.signals import STOPPING
 
-_PATIENCE = 200e-6  # seconds awake after a step: the next follows at once where nothing is learnt in between
+# Seconds awake for the next step, which follows within that where nothing is learnt in between, and how many waits in a
+# row may last longer before a worker no longer stays awake: what is learnt at every step needs the core.
+_PATIENCE, _LONG_WAITS = 1e-3, 8
 
 
 class Episodes:
@@ -232,8 +235,11 @@ def _prepare(connection: socket.socket, memory_fd: int) -> WorkerGroup:
 
 
 def _serve(connection: socket.socket, group: WorkerGroup) -> None:
+    long_waits = 0
     while True:
-        command = receive_byte(connection, _PATIENCE)
+        waiting_since = time.perf_counter()
+        command = receive_byte(connection, _PATIENCE if long_waits < _LONG_WAITS else 0.0)
+        long_waits = long_waits + 1 if time.perf_counter() - waiting_since > _PATIENCE else 0
         if command == QUIT:
             return group.close()
         try:
