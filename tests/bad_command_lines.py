@@ -30,6 +30,10 @@ CASES = {
     "misspelt top key": (["step_per_task=100"], ["step_per_task", "steps_per_task"]),
     "added key": (["+agent.speed=3"], ["agent.speed", "MultiTaskSAC has no", "discount"]),
     "misspelt key of the network": (["agent.network.layernorm=true"], ["agent.network.layer_norm?"]),
+    "setting of an experiment's own network": (
+        ["experiment=cpu", "agent=paco"],
+        ["agent.network.layer_norm: PaCo has no", "experiment=cpu sets it", "~agent.network.layer_norm leaves it out"],
+    ),
     "unknown network": (["network=deep"], ["network=deep", "multi_head"]),
     "network as number": (["network=3"], ["network", "multi_head"]),
     "combiner of a network that is not there": (["value.combiner=ls"], ["value.combiner", "critic.combiner, actor."]),

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mtrl_conic.settings import explain, older, paths
 from mtrl_conic.settings.aliases import shortened
 from mtrl_conic.settings.changeable import MISSING, is_changeable, refusal
-from mtrl_conic.settings.errors import ConfigError, first_line
+from mtrl_conic.settings.errors import ConfigError, UnknownSettingError, first_line
 from mtrl_conic.settings.overrides import GROUPS, as_hydra_has_them, parse, quote
 from mtrl_conic.settings.schema import TrainConfig, validate, with_typed_vector
 
@@ -41,7 +41,14 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
     with clear_errors(overrides, config_dirs):
         settings = _compose([*overrides, *search])
     config = typed(*without_hydra(settings))
-    validate(config)
+    try:
+        validate(config)
+    except UnknownSettingError as error:
+        experiment, given = config.choices.get("experiment"), [each.get_key_element() for each in parse(overrides)]
+        if not experiment or shortened(error.key) in map(shortened, given):
+            raise
+        advice = f"experiment={experiment} sets it, for another agent; ~{error.key} leaves it out"
+        raise ConfigError(f"{error}; {advice}") from error
     return config
 
 

@@ -14,7 +14,7 @@ import hydra
 from mtrl_conic.envs.base import EnvSpec
 from mtrl_conic.envs.environments import Environments, set_up
 from mtrl_conic.settings import aliases, classes
-from mtrl_conic.settings.errors import ConfigError, first_line
+from mtrl_conic.settings.errors import ConfigError, UnknownSettingError, first_line
 from mtrl_conic.system.foreign import FAILURES, told
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ def _check_names(owner: Any, section: Mapping[str, Any], key: str) -> None:
         return
     for name in section:
         if name not in parameters and not re.fullmatch(r"_\w+_", str(name)):
-            raise ConfigError(f"{key}.{name}: {_no_such(owner, str(name), list(parameters), key)}")
+            raise UnknownSettingError(f"{key}.{name}", _no_such(owner, str(name), list(parameters), key))
 
 
 def _no_such(owner: Any, name: str, names: list[str], key: str) -> str:
