@@ -6,18 +6,20 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from vector_specs import PATIENCE, ScriptSpec, run_script
 
+from mtrl_conic.envs import worker
 from mtrl_conic.envs.toy import ToySpec
 from mtrl_conic.envs.vector import VectorEnv, WorkerError
 from mtrl_conic.system.signals import STOPPING
 
 
 def pids(vector):
-    return [worker.process.pid for worker in vector._processes]
+    return [each.process.pid for each in vector._processes]
 
 
 def alive(pid):
@@ -249,7 +251,7 @@ vector = VectorEnv(ScriptSpec({fault!r}), [0], workers=2)
 vector.reset()
 vector.step(np.zeros((1, 3, 1, 1), np.float32))
 vector.send(np.zeros((1, 3, 1, 1), np.float32))
-print(*[worker.process.pid for worker in vector._processes], flush=True)
+print(*[each.process.pid for each in vector._processes], flush=True)
 {then}
 """
 
@@ -317,3 +319,23 @@ def test_an_interrupted_step_in_this_process_is_not_done_twice(monkeypatch):
             steps(vector, 1)
         with pytest.raises(WorkerError, match="a signal interrupted"):
             vector.receive()
+
+
+def test_a_worker_stays_awake_while_steps_follow_at_once(monkeypatch):
+    """Patience lasts for some long waits, such as one for updates, and not for those of a run that learns at each."""
+    short, long = worker._PATIENCE / 2, worker._PATIENCE * 50
+    waits = [short, long, short, *[long] * (worker._LONG_WAITS + 2), short, short]
+    clock, seen = SimpleNamespace(now=0.0), []
+
+    def receive_byte(connection, patience):
+        seen.append(patience > 0)
+        if len(seen) > len(waits):
+            return worker.QUIT
+        clock.now += waits[len(seen) - 1]
+        return worker.STEP[0]
+
+    monkeypatch.setattr(worker, "receive_byte", receive_byte)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    group = SimpleNamespace(run=lambda *_: None, close=lambda: None)
+    worker._serve(SimpleNamespace(sendall=lambda _: None), group)
+    assert seen == [True] * (3 + worker._LONG_WAITS) + [False] * 3 + [True] * 2
