@@ -101,7 +101,8 @@ class Combiner:
     @final
     def products(self, jacobian: Tensor) -> Tensor | None:
         """The Gramian [S, K, K] of a Jacobian where `combine` begins with it, and any thread may compute it before."""
-        wanted = type(self).direction is Combiner.direction and leaves_settings_alone(jacobian)
+        is_default = getattr(self.direction, "__func__", None) is Combiner.direction
+        wanted = is_default and leaves_settings_alone(jacobian)
         return gramian(jacobian) if wanted else None
 
     @final
@@ -117,8 +118,10 @@ class Combiner:
             out: [S, P], written if given.
             products: of `products` with the same Jacobian, if it was computed before.
         """
+        if products is not None:
+            return self._weighed(jacobian, losses, out, products)
         if type(self).direction is Combiner.direction:
-            return self._weighed(jacobian, losses, out, gramian(jacobian) if products is None else products)
+            return self.direction(jacobian, losses, out)
         norms = torch.linalg.vector_norm(jacobian, dim=-1, dtype=torch.promote_types(jacobian.dtype, torch.float32))
         self._usable = usable = finite_seeds(losses) & torch.isfinite(norms).all(-1)
         if not self._all_usable():
