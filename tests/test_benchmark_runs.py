@@ -43,16 +43,9 @@ STL = ["agent=stl", "agent.network.hidden_sizes=[8]", *SAC[2:]]
 PACO = ["agent=paco", "agent.network.hidden_sizes=[8]", "agent.network.parameter_sets=2", *SAC[2:]]
 # Each task mixes its weights and biases of two sets in every pass; back, shares and sets get a product each.
 _LAYERS = [(6 + 2, 8), (8, 1)], [(6, 8), (8, 4)]  # inputs and outputs of the critics' and of the actor's layers
-PACO_MIXING = (
-    2
-    * 3
-    * 2
-    * 2
-    * sum(
-        passes * sum((inputs + 1) * outputs for inputs, outputs in layers)
-        for layers, passes in zip(_LAYERS, (2 * (3 + 1 + 1), 2 + 1 + 1), strict=True)
-    )
-)
+_NUMBERS = [sum((inputs + 1) * outputs for inputs, outputs in layers) for layers in _LAYERS]  # in a set
+_PASSES = (2 * (3 + 1 + 1), 2 + 1 + 1)  # of two critics, and of the actor
+PACO_MIXING = 2 * (2 * 3 * 2) * (_PASSES[0] * _NUMBERS[0] + _PASSES[1] * _NUMBERS[1])  # of seeds, tasks and sets
 
 
 def flops(function):

@@ -119,7 +119,7 @@ class Learner:
         Returns:
             Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
         """
-        (detached, _, memory), name = differentiated, self.name
+        detached, name = differentiated.losses, self.name
         self.combine(differentiated)
         if self._factor > 1:
             self.gradients.flat.mul_(self._factor)
@@ -130,7 +130,7 @@ class Learner:
             with torch.no_grad():
                 self.combiner.look_back(losses_again())
         if health.may_be_halted():
-            self.combiner.restore(memory, health.halted.bool())
+            self.combiner.restore(differentiated.memory, health.halted.bool())
         for key, value in self.combiner.diagnostics.items():
             shown = self.diagnostics.setdefault(f"combiner/{name}/{key}", torch.empty_like(value))
             shown.copy_(value)
@@ -139,8 +139,8 @@ class Learner:
     def combine(self, differentiated: Differentiated) -> None:
         """The part of `move` that turns the Jacobian, where there is one, into the direction."""
         if (jacobian := self.gradients.jacobian) is not None:
-            losses, products, _ = differentiated
-            self.combiner.combine(jacobian, losses, self.gradients.direction, products)
+            out = self.gradients.direction
+            self.combiner.combine(jacobian, differentiated.losses, out, differentiated.products)
 
     def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
         gradients = self.gradients

@@ -10,10 +10,10 @@ import torch
 from mtrl_conic.benchmark.learning import LearningAgent
 from mtrl_conic.benchmark.options import Options
 from mtrl_conic.benchmark.timing import in_turns, wait_for
-from mtrl_conic.benchmark.updates import PRODUCTS, matrix_products, sizes_of
+from mtrl_conic.benchmark.updates import PRODUCTS, floor_of, sizes_of
 from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.settings.threads import threads_of
-from mtrl_conic.system.capture import Captured
 from mtrl_conic.system.heap import keep_freed_memory
 
 
@@ -28,7 +28,7 @@ def benchmark_agents(options: Options) -> list[dict[str, Any]]:
         configs = {name: compose_config([*options.overrides("ls", count), f"agent={name}"]) for name in options.agents}
         torch.set_num_threads(threads_of(configs[options.agents[0]]))
         agents = {name: LearningAgent(config, sizes_of(config)) for name, config in configs.items()}
-        medians = _measure(agents, {name: config.cuda_graphs for name, config in configs.items()}, options)
+        medians = _measure(agents, configs, options)
         settings = {**options.chosen, "seeds": count, "threads": torch.get_num_threads()}
         rows.append({**settings, **medians, "rounds": options.rounds})
         _print(rows[-1], options)
@@ -36,15 +36,13 @@ def benchmark_agents(options: Options) -> list[dict[str, Any]]:
 
 
 def _measure(
-    agents: dict[str, LearningAgent], graphs: dict[str, bool], options: Options
+    agents: dict[str, LearningAgent], configs: dict[str, TrainConfig], options: Options
 ) -> dict[str, dict[str, float]]:
     functions: dict[str, Callable[[], object]] = {}
     for name, one in agents.items():
         functions[name] = one.update
-        if products := one.agent.products(one.setting):
-            multiply = matrix_products(products, len(one.setting.seeds), one.setting.device)
-            recorded = graphs[name] and options.device == "cuda"  # as the updates
-            functions[_floor(name)] = Captured(multiply) if recorded else multiply
+        if multiply := floor_of(one, configs[name]):
+            functions[_floor(name)] = multiply
 
     def ready(name: str) -> None:
         if name in agents:

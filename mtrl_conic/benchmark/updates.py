@@ -48,11 +48,9 @@ def measure(configs: Mapping[str, TrainConfig], sizes: Sizes, options: Options) 
         first = next(iter(agents.values()), None)
         agents[name] = LearningAgent(config, sizes, None if first is None else first.agent.memory)
     functions: dict[str, Callable[[], object]] = {name: each.update for name, each in agents.items()}
-    first = next(iter(agents.values()))
-    if products := first.agent.products(first.setting):
-        multiply = matrix_products(products, len(first.setting.seeds), first.setting.device)
-        graphs = next(iter(configs.values())).cuda_graphs and options.device == "cuda"
-        functions[PRODUCTS] = Captured(multiply) if graphs else multiply  # as the updates
+    name, first = next(iter(agents.items()))
+    if multiply := floor_of(first, configs[name]):
+        functions[PRODUCTS] = multiply
 
     def ready(name: str) -> None:
         if name in agents:
@@ -61,6 +59,15 @@ def measure(configs: Mapping[str, TrainConfig], sizes: Sizes, options: Options) 
     # The call that is not measured finds the caches full of another's data, as in training none does.
     seconds = in_turns(functions, options.rounds, wait_for(options.device), unmeasured=1, before=ready)
     return {name: 1e3 * value for name, value in seconds.items()}
+
+
+def floor_of(one: LearningAgent, config: TrainConfig) -> Callable[[], object] | None:
+    """What makes the matrix products of an agent's update, recorded where the update is; None if it lists none."""
+    products = one.agent.products(one.setting)
+    if not products:
+        return None
+    multiply, device = matrix_products(products, len(one.setting.seeds), one.setting.device), one.agent.device
+    return Captured(multiply) if config.cuda_graphs and device.type == "cuda" else multiply
 
 
 def matrix_products(

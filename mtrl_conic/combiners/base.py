@@ -89,8 +89,9 @@ class Combiner:
 
     def _weighed(self, jacobian: Tensor, losses: Tensor, out: Tensor | None, products: Tensor) -> Tensor:
         """The default direction; the Gramian is finite only where the Jacobian is."""
-        self._usable, finite = finite_seeds(losses, products), products
-        if not self._all_usable():
+        self._judge(finite_seeds(losses, products))
+        finite = products
+        if not self._all_usable:
             stand_in = torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
             finite = torch.where(self._usable[:, None, None], products, stand_in)
         with self._learning():
@@ -123,19 +124,20 @@ class Combiner:
         if type(self).direction is Combiner.direction:
             return self.direction(jacobian, losses, out)
         norms = torch.linalg.vector_norm(jacobian, dim=-1, dtype=torch.promote_types(jacobian.dtype, torch.float32))
-        self._usable = usable = finite_seeds(losses) & torch.isfinite(norms).all(-1)
-        if not self._all_usable():
+        usable = finite_seeds(losses) & torch.isfinite(norms).all(-1)
+        self._judge(usable)
+        if not self._all_usable:
             jacobian.masked_fill_(~usable[:, None, None], 0)
         with self._learning():
             direction = self.direction(jacobian, self._finite(losses), out)
-        self._usable = usable  # `direction` may have used the default
+        self._judge(usable)  # `direction` may have used the default
         self._marked(direction)
         return direction if out is None or direction is out else out.copy_(direction)
 
     @final
     def loss_weights(self, losses: Tensor) -> Tensor:
         """The weights [S, K] of losses [S, K] in an update without Jacobian; finite also where a loss is not."""
-        self._usable = finite_seeds(losses)
+        self._judge(finite_seeds(losses))
         with self._learning():
             weights = self.weights(None, self._finite(losses))
         if self.requires == "losses":
@@ -145,30 +147,30 @@ class Combiner:
     @final
     def look_back(self, losses: Tensor) -> None:
         """Show a method that `looks_back` the losses [S, K] of the same batch after the step of the last update."""
-        self._usable = self._usable & finite_seeds(losses)
+        self._judge(self._usable & finite_seeds(losses))
         with self._learning():
             self.after_step(self._finite(losses))
 
-    def _all_usable(self) -> bool:
-        """Whether all seeds are known to be usable; where looking would wait, none is."""
-        return may_look(self._usable) and bool(self._usable.all())
+    def _judge(self, usable: Tensor) -> None:
+        """Note which seeds are usable [S], and whether all are known to be; where looking would wait, none is."""
+        self._usable, self._all_usable = usable, may_look(usable) and bool(usable.all())
 
     def _finite(self, losses: Tensor) -> Tensor:
         """The losses [S, K], all 1 where a seed is not usable."""
-        if self._all_usable():
+        if self._all_usable:
             return losses
         return torch.where(self._usable.unsqueeze(-1), losses, 1)
 
     def _marked(self, direction: Tensor) -> Tensor:
         """The direction [S, P], overwritten with NaN where a seed is not usable."""
-        if self._all_usable():
+        if self._all_usable:
             return direction
         return direction.masked_fill_(~self._usable.unsqueeze(-1), torch.nan)
 
     @contextmanager
     def _learning(self) -> Iterator[None]:
         """What the method learns inside is undone for the seeds that are not usable."""
-        if self._all_usable():
+        if self._all_usable:
             yield
             return
         memory = self.snapshot()

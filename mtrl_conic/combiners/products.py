@@ -6,8 +6,8 @@ except on the CPU where the gradients turn out to be far from cancelling: float3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -100,6 +100,7 @@ def leaves_settings_alone(jacobian: Tensor) -> bool:
 
 
 def _is_copied(jacobian: Tensor) -> bool:
+    """Whether short products are made from copied pieces."""
     return by_onednn() and (jacobian.shape[1] > _FEW or jacobian.shape[2] < _MANY)
 
 
@@ -107,21 +108,14 @@ def _fast_gramian(jacobian: Tensor) -> Tensor:
     whole = jacobian.shape[2] // _FAST_PIECE * _FAST_PIECE
     rest = jacobian[..., whole:].double()
     products = matmul(rest, rest.mT)
-    seeds = as_alone(jacobian[..., :whole])
-    if _is_copied(jacobian):
-        _add_products(products, seeds, max(_COPIED // (jacobian.shape[1] * _FAST_PIECE), 1), Tensor.contiguous)
-        return products
-    with _mkl():
-        _add_products(products, seeds, max(_FAST_ENTRIES // products[0].numel(), 1), lambda pieces: pieces)
+    copied, num_tasks = _is_copied(jacobian), jacobian.shape[1]
+    count = max(_COPIED // (num_tasks * _FAST_PIECE) if copied else _FAST_ENTRIES // num_tasks**2, 1)
+    with nullcontext() if copied else _mkl():
+        for product, columns in zip(products, as_alone(jacobian[..., :whole]), strict=True):
+            for pieces in columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1).split(count):
+                some = pieces.contiguous() if copied else pieces
+                product += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
     return products
-
-
-def _add_products(products: Tensor, seeds: Tensor, count: int, made: Callable[[Tensor], Tensor]) -> None:
-    """Add those of the columns [S, K, n · `_FAST_PIECE`], of `count` pieces at once, each as it is `made`."""
-    for product, columns in zip(products, seeds, strict=True):
-        for pieces in columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1).split(count):
-            some = made(pieces)
-            product += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
 
 
 @contextmanager

@@ -37,15 +37,15 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
     """
     overrides = as_hydra_has_them(overrides)
     search = search_path(config_dirs)
-    parse(overrides)
+    given = [shortened(override.get_key_element()) for override in parse(overrides)]
     with clear_errors(overrides, config_dirs):
         settings = _compose([*overrides, *search])
     config = typed(*without_hydra(settings))
     try:
         validate(config)
     except UnknownSettingError as error:
-        experiment, given = config.choices.get("experiment"), [each.get_key_element() for each in parse(overrides)]
-        if not experiment or shortened(error.key) in map(shortened, given):
+        experiment = config.choices.get("experiment")
+        if not experiment or shortened(error.key) in given:
             raise
         advice = f"experiment={experiment} sets it, for another agent; ~{error.key} leaves it out"
         raise ConfigError(f"{error}; {advice}") from error
