@@ -40,9 +40,11 @@ from mtrl_conic.system import console
 from mtrl_conic.system.foreign import FAILURES
 from mtrl_conic.system.signals import STOPPING
 
-# Seconds awake for the next step, which follows within that where nothing is learnt in between, and how many waits in a
-# row may last longer before a worker no longer stays awake: what is learnt at every step needs the core.
-_PATIENCE, _LONG_WAITS = 1e-3, 8
+# A worker stays awake for the next command as long as its last one took, at least these seconds: within that the next
+# step follows where nothing is learnt in between. A core that sleeps meanwhile, above all a virtual one, takes long to
+# wake, and both workers may find themselves on the other. After so many longer waits in a row a worker no longer stays
+# awake: what is learnt at every step needs the core.
+_LEAST_PATIENCE, _LONG_WAITS = 1e-3, 8
 
 
 class Episodes:
@@ -235,11 +237,12 @@ def _prepare(connection: socket.socket, memory_fd: int) -> WorkerGroup:
 
 
 def _serve(connection: socket.socket, group: WorkerGroup) -> None:
-    long_waits = 0
+    long_waits, patience = 0, _LEAST_PATIENCE
     while True:
         waiting_since = time.perf_counter()
-        command = receive_byte(connection, _PATIENCE if long_waits < _LONG_WAITS else 0.0)
-        long_waits = long_waits + 1 if time.perf_counter() - waiting_since > _PATIENCE else 0
+        command = receive_byte(connection, patience if long_waits < _LONG_WAITS else 0.0)
+        working_since = time.perf_counter()
+        long_waits = long_waits + 1 if working_since - waiting_since > patience else 0
         if command == QUIT:
             return group.close()
         try:
@@ -250,6 +253,7 @@ def _serve(connection: socket.socket, group: WorkerGroup) -> None:
             connection.sendall(DONE)
         else:
             send_message(connection, MESSAGE, answer)
+        patience = max(time.perf_counter() - working_since, _LEAST_PATIENCE)
 
 
 def _obey(connection: socket.socket, group: WorkerGroup, command: bytes) -> Any:

@@ -321,21 +321,38 @@ def test_an_interrupted_step_in_this_process_is_not_done_twice(monkeypatch):
             vector.receive()
 
 
-def test_a_worker_stays_awake_while_steps_follow_at_once(monkeypatch):
-    """Patience lasts for some long waits, such as one for updates, and not for those of a run that learns at each."""
-    short, long = worker._PATIENCE / 2, worker._PATIENCE * 50
-    waits = [short, long, short, *[long] * (worker._LONG_WAITS + 2), short, short]
+def _serve_after(monkeypatch, waits, step=0.0):
+    """The patience that a worker has for each command, where they come after `waits` and take `step` seconds."""
     clock, seen = SimpleNamespace(now=0.0), []
 
     def receive_byte(connection, patience):
-        seen.append(patience > 0)
+        seen.append(patience)
         if len(seen) > len(waits):
             return worker.QUIT
         clock.now += waits[len(seen) - 1]
         return worker.STEP[0]
 
+    def run(*_):
+        clock.now += step
+
     monkeypatch.setattr(worker, "receive_byte", receive_byte)
     monkeypatch.setattr(worker, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    group = SimpleNamespace(run=lambda *_: None, close=lambda: None)
+    group = SimpleNamespace(run=run, close=lambda: None)
     worker._serve(SimpleNamespace(sendall=lambda _: None), group)
+    return seen
+
+
+def test_a_worker_stays_awake_while_steps_follow_at_once(monkeypatch):
+    """Patience lasts for some long waits, such as one for updates, and not for those of a run that learns at each."""
+    short, long = worker._LEAST_PATIENCE / 2, worker._LEAST_PATIENCE * 50
+    waits = [short, long, short, *[long] * (worker._LONG_WAITS + 2), short, short]
+    seen = [patience > 0 for patience in _serve_after(monkeypatch, waits)]
     assert seen == [True] * (3 + worker._LONG_WAITS) + [False] * 3 + [True] * 2
+
+
+def test_a_worker_stays_awake_as_long_as_its_step_took(monkeypatch):
+    """A policy's decision takes longer for more environments, and so does their step."""
+    step = 5 * worker._LEAST_PATIENCE
+    waits = [0.8 * step] * (2 * worker._LONG_WAITS)
+    assert _serve_after(monkeypatch, waits, step) == [worker._LEAST_PATIENCE] + [pytest.approx(step)] * len(waits)
+    assert _serve_after(monkeypatch, [1.2 * step] * (2 * worker._LONG_WAITS), step)[-1] == 0
