@@ -40,11 +40,11 @@ from mtrl_conic.system import console
 from mtrl_conic.system.foreign import FAILURES
 from mtrl_conic.system.signals import STOPPING
 
-# A worker stays awake for the next command as long as its last one took, at least these seconds: within that the next
-# step follows where nothing is learnt in between. A core that sleeps meanwhile, above all a virtual one, takes long to
-# wake, and both workers may find themselves on the other. After so many longer waits in a row a worker no longer stays
-# awake: what is learnt at every step needs the core.
-_LEAST_PATIENCE, _LONG_WAITS = 1e-3, 8
+# A worker stays awake for the next command half as long as its last step took, within these bounds in seconds: by then
+# the next step follows, where nothing is learnt in between. A core that sleeps meanwhile, above all a virtual one,
+# takes long to wake, and where there are few cores several workers may find themselves on the same. After so many
+# longer waits in a row a worker no longer stays awake: what is learnt at every step needs the core.
+_LEAST_PATIENCE, _MOST_PATIENCE, _LONG_WAITS = 1e-3, 1e-2, 8
 
 
 class Episodes:
@@ -249,11 +249,13 @@ def _serve(connection: socket.socket, group: WorkerGroup) -> None:
             answer = _obey(connection, group, command)
         except WorkerError as error:
             answer = error
+        if command in STEP:
+            took = time.perf_counter() - working_since
+            patience = min(max(took / 2, _LEAST_PATIENCE), _MOST_PATIENCE)
         if answer is None:
             connection.sendall(DONE)
         else:
             send_message(connection, MESSAGE, answer)
-        patience = max(time.perf_counter() - working_since, _LEAST_PATIENCE)
 
 
 def _obey(connection: socket.socket, group: WorkerGroup, command: bytes) -> Any:

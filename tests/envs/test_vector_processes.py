@@ -321,8 +321,8 @@ def test_an_interrupted_step_in_this_process_is_not_done_twice(monkeypatch):
             vector.receive()
 
 
-def _serve_after(monkeypatch, waits, step=0.0):
-    """The patience that a worker has for each command, where they come after `waits` and take `step` seconds."""
+def _serve_after(monkeypatch, waits, step=0.0, command=worker.STEP[0]):
+    """The patience that a worker has for each command, where they come after `waits` and take `step` seconds each."""
     clock, seen = SimpleNamespace(now=0.0), []
 
     def receive_byte(connection, patience):
@@ -330,7 +330,7 @@ def _serve_after(monkeypatch, waits, step=0.0):
         if len(seen) > len(waits):
             return worker.QUIT
         clock.now += waits[len(seen) - 1]
-        return worker.STEP[0]
+        return command
 
     def run(*_):
         clock.now += step
@@ -350,9 +350,26 @@ def test_a_worker_stays_awake_while_steps_follow_at_once(monkeypatch):
     assert seen == [True] * (3 + worker._LONG_WAITS) + [False] * 3 + [True] * 2
 
 
-def test_a_worker_stays_awake_as_long_as_its_step_took(monkeypatch):
+@pytest.mark.parametrize("steps", [3, 8])
+def test_a_worker_stays_awake_half_as_long_as_its_step_took(monkeypatch, steps):
     """A policy's decision takes longer for more environments, and so does their step."""
-    step = 5 * worker._LEAST_PATIENCE
-    waits = [0.8 * step] * (2 * worker._LONG_WAITS)
-    assert _serve_after(monkeypatch, waits, step) == [worker._LEAST_PATIENCE] + [pytest.approx(step)] * len(waits)
-    assert _serve_after(monkeypatch, [1.2 * step] * (2 * worker._LONG_WAITS), step)[-1] == 0
+    step = steps * worker._LEAST_PATIENCE
+    waits = [0.4 * step] * (2 * worker._LONG_WAITS)
+    expected = [worker._LEAST_PATIENCE] + [pytest.approx(step / 2)] * len(waits)
+    assert _serve_after(monkeypatch, waits, step) == expected
+    assert _serve_after(monkeypatch, [0.6 * step] * (2 * worker._LONG_WAITS), step)[-1] == 0
+
+
+def test_a_worker_does_not_stay_awake_through_long_work_of_the_parent(monkeypatch):
+    step = 100 * worker._MOST_PATIENCE
+    seen = _serve_after(monkeypatch, [2 * worker._MOST_PATIENCE] * (2 * worker._LONG_WAITS), step)
+    assert max(seen) == worker._MOST_PATIENCE
+    assert seen[-1] == 0
+
+
+def test_only_steps_make_a_worker_stay_awake_longer(monkeypatch):
+    """Building or storing the environments takes long, and what follows it may as well."""
+    command = worker.MESSAGE
+    monkeypatch.setattr(worker, "receive_message", lambda _: ("get_state", ()))
+    seen = _serve_after(monkeypatch, [0.0] * 3, 100 * worker._MOST_PATIENCE, command)
+    assert seen == [worker._LEAST_PATIENCE] * 4
