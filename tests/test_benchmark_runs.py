@@ -107,7 +107,7 @@ def test_an_agent_that_lists_no_products_is_measured_without_them():
 
 def test_agents_beside_their_own_products(tmp_path, capsys):
     path = tmp_path / "speed.json"
-    arguments = ["experiment=smoke", "env=toy", "agents=mtmhsac,stl", "rounds=1", f"json={path}"]
+    arguments = ["env=toy", "agents=mtmhsac,stl", "rounds=1", f"json={path}"]
     assert main(["agents", *arguments]) == 0
     (row,) = json.loads(path.read_text())["agents"]
     assert row["milliseconds"].keys() == row["products"].keys() == {"mtmhsac", "stl"}

@@ -205,6 +205,10 @@ BAD = {
     "launcher as null": (["hydra/launcher=null"], ["hydra/launcher=null"]),
     "launcher's settings as null": (["hydra.launcher=null"], ["hydra.launcher=null"]),
     "misspelt setting of the combiner": (["combiner.cc=1,2"], ["combiner.cc", "combiner.c?"]),
+    "what an experiment sets for another agent": (
+        ["experiment=cpu", "env.num_envs_per_task=2", "agent=mtmhsac,paco"],
+        ["agent.network.layer_norm: PaCo has no", "experiment=cpu sets it, ~agent.network.layer_norm"],
+    ),
     "no combiner of that pattern": (["combiner=glob(zz*)"], ["combiner=glob(zz*)"]),
     "no slurm here": (["hydra/launcher=submitit_slurm"], ["submitit_slurm", "srun"]),
 }

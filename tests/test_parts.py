@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mtrl_conic.report.grouping import sections
 from mtrl_conic.report.reading import read_run
 from mtrl_conic.runs.checkpoint import read_file, write_file
 from mtrl_conic.settings.compose import compose_config, resume_config
-from mtrl_conic.settings.errors import ConfigError
+from mtrl_conic.settings.errors import ConfigError, UnknownSettingError
 from mtrl_conic.settings.parts import build
 from mtrl_conic.settings.schema import TrainConfig
 from mtrl_conic.train import main
@@ -256,3 +257,34 @@ def test_whatever_a_constructor_raises_becomes_one_line(error, monkeypatch):
     monkeypatch.setattr("mtrl_conic.combiners.ls.Broken", Broken, raising=False)
     with pytest.raises(ConfigError, match=r"^combiner: \S.*$"):
         build({"_target_": "mtrl_conic.combiners.ls.Broken", "power": 2.0}, Combiner, "combiner")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "advice"),
+    [
+        (["experiment=cpu", "agent=paco"], "experiment=cpu sets it, ~agent.network.layer_norm leaves it out"),
+        (["experiment=[smoke,cpu]", "agent=paco"], "experiment=cpu sets it"),
+        (["experiment=cpu", "network=paco"], "experiment=cpu sets it"),
+        (["experiment=mine", "combiner=pcgrad"], "experiment=mine sets it, ~combiner.c leaves it out"),
+        (["experiment=cpu", "agent=paco", "++agent.network.layer_norm=true"], None),
+        (["experiment=cpu", "+agent.network={foo: 3}"], None),
+        (["experiment=cpu", "combiner=mine"], None),
+    ],
+)
+def test_what_an_experiment_sets_for_another_choice_is_named_with_it(overrides, advice, tmp_path):
+    for name, text in {
+        "experiment/mine": "combiner:\n  c: 0.5",
+        "combiner/mine": "defaults: [conicgrad]\nfoo: 1",
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        text = f"# @package _global_\n{text}" if name.startswith("experiment") else text
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="has no such setting") as caught:
+        compose_config(overrides, [str(tmp_path)])
+    line = str(caught.value)
+    assert (advice in line) if advice else ("sets it" not in line), line
+
+
+def test_a_setting_that_is_not_there_can_be_sent_to_another_process():
+    sent = pickle.loads(pickle.dumps(UnknownSettingError("a.b: there is no b", "a.b")))
+    assert (str(sent), sent.key) == ("a.b: there is no b", "a.b")

@@ -113,10 +113,12 @@ def test_only_many_pieces_of_few_rows_change_a_setting(monkeypatch):
     monkeypatch.setattr(products, "cpu_is_exact", lambda: True)
     for onednn in (True, False):
         monkeypatch.setattr(products, "by_onednn", lambda onednn=onednn: onednn)
-        for num_tasks, size in ((2, SIZE), (2, products._MANY), (17, products._MANY), (2, 100)):
+        for num_tasks, size in ((2, SIZE), (2, products._MANY_COLUMNS), (17, products._MANY_COLUMNS), (2, 100)):
             jacobian = normals(1, num_tasks, size)
             gramian(jacobian)
-            assert products.leaves_settings_alone(jacobian) == (not onednn or (num_tasks, size) != (2, products._MANY))
+            assert products.leaves_settings_alone(jacobian) == (
+                not onednn or (num_tasks, size) != (2, products._MANY_COLUMNS)
+            )
             assert products.leaves_settings_alone(jacobian) == (not seen)
             seen.clear()
 
@@ -205,3 +207,25 @@ def test_onednn_computes_only_where_it_is_exact(exact, setting, words, monkeypat
     matmul.set_matmul_precision("highest", "cuda")
     assert torch.get_float32_matmul_precision() == "highest"
     assert provenance(torch.device("cpu"))["float32_products"] == "float32"
+
+
+@pytest.mark.usefixtures("_restore_precision")
+@pytest.mark.parametrize("default", [torch.float64, torch.float32])
+def test_the_probes_of_products_are_of_float32_on_the_cpu(default, monkeypatch):
+    seen, bmm = set(), torch.bmm
+
+    def noted(left, right):
+        seen.add((left.dtype, left.device.type))
+        return bmm(left, right)
+
+    monkeypatch.setattr(torch, "bmm", noted)
+    matmul._is_exact_at.cache_clear()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        with torch.device("meta"):
+            assert matmul._is_exact_at("highest")
+    finally:
+        torch.set_default_dtype(before)
+        matmul._is_exact_at.cache_clear()
+    assert seen == {(torch.float32, "cpu")}

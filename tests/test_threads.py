@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from mtrl_conic.runs.folder import open_run
 from mtrl_conic.settings import threads
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.threads import threads_of
+from mtrl_conic.system import threads as system_threads
 from mtrl_conic.system.threads import in_one_thread, side_by_side
 
 # The default agent on MT10: worth four threads.
@@ -189,6 +192,20 @@ def test_what_is_done_side_by_side_has_half_the_threads_each(threads, each):
             side_by_side(lambda: work("one", errors[0]), lambda: work("other", errors[1]), torch.device("cpu"))  # noqa: B023
         assert done == ["other" if errors[0] else "one"]  # it has ended, too
         assert torch.get_num_threads() == threads
+
+
+def test_threads_are_as_before_where_the_wait_is_interrupted(monkeypatch):
+    """By Ctrl-C, while what is done elsewhere goes on."""
+
+    class Interrupted(Future):
+        def exception(self, timeout=None):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(system_threads, "_elsewhere", lambda: SimpleNamespace(submit=lambda _: Interrupted()))
+    torch.set_num_threads(2)
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(lambda: None, lambda: None, torch.device("cpu"))
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize(("threads", "device"), [(1, "cpu"), (4, "cuda")])

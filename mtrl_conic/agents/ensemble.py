@@ -67,5 +67,13 @@ class EnsembleActorCritic(ActorCritic, OffPolicyAgent):
         critic, actor = self._critic_nets(setting, more)[0], self._actor_net(setting, more)
         to_first = count * (2 if self._task_nets(setting) else 1)  # of the actor's loss, and to what is learnt of tasks
         # Critics: own loss, targets, value of the new action. Actor: targets, own loss.
-        of_critics = products_of(critic, rows, tasks, 3 * count, 2 * count, to_first, count)
-        return of_critics + products_of(actor, rows, tasks, forward=2)
+        of_critics = products_of(
+            critic,
+            rows,
+            num_tasks=tasks,
+            forward=3 * count,
+            to_inputs=2 * count,
+            to_first=to_first,
+            to_weights=count,
+        )
+        return of_critics + products_of(actor, rows, num_tasks=tasks, forward=2)

@@ -50,6 +50,7 @@ class Product(NamedTuple):
 def products_of(
     network: Network,
     rows: int,
+    *,
     num_tasks: int,
     forward: int = 1,
     to_inputs: int = 1,

@@ -12,7 +12,7 @@ from mtrl_conic.agents.clipping import Clip
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.optimizer import MakeOptimizer
 from mtrl_conic.agents.protocol import Setting
-from mtrl_conic.combiners.base import Combiner
+from mtrl_conic.combiners.base import Combiner, early_gramian
 from mtrl_conic.gradients.recorder import TaskGradients
 from mtrl_conic.networks.layout import Layout
 from mtrl_conic.networks.protocol import Network, layout_of
@@ -99,15 +99,15 @@ class Learner:
     def differentiate(self, losses: Tensor) -> Differentiated:
         """Turn losses [S, K] into gradients, not yet combined: several networks may do so at the same time.
 
-        Of what combines a Jacobian the Gramian is computed here, a large part of it. The rest waits for `move`:
-        libraries and random numbers of the whole process may be in it.
+        The Gramian, a large part of the work of combining, is computed here as well where that may be. The rest waits
+        for `move`: it may use libraries' settings and random numbers of the whole process.
         """
         self.combiner.diagnostics.clear()
         detached = losses.detach()
         memory = self.combiner.snapshot()
         self._fill_gradients(losses, detached)
         jacobian = self.gradients.jacobian
-        return Differentiated(detached, None if jacobian is None else self.combiner.products(jacobian), memory)
+        return Differentiated(detached, None if jacobian is None else early_gramian(self.combiner, jacobian), memory)
 
     def move(
         self, differentiated: Differentiated, health: Health, losses_again: Callable[[], Tensor]
@@ -139,8 +139,8 @@ class Learner:
     def combine(self, differentiated: Differentiated) -> None:
         """The part of `move` that turns the Jacobian, where there is one, into the direction."""
         if (jacobian := self.gradients.jacobian) is not None:
-            out = self.gradients.direction
-            self.combiner.combine(jacobian, differentiated.losses, out, differentiated.products)
+            early = {} if differentiated.products is None else {"products": differentiated.products}
+            self.combiner.combine(jacobian, differentiated.losses, self.gradients.direction, **early)
 
     def _fill_gradients(self, losses: Tensor, detached: Tensor) -> None:
         gradients = self.gradients

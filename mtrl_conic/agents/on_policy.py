@@ -79,7 +79,8 @@ class OnPolicyAgent(Agent):
     def products(self, setting: Setting) -> list[Product]:
         """One pass of each network over a minibatch, forward and back."""
         nets = [net for each in self.networks_for(setting).values() for net in each]
-        return [product for net in nets for product in products_of(net, self._rows(setting), setting.num_tasks)]
+        rows, tasks = self._rows(setting), setting.num_tasks
+        return [product for net in nets for product in products_of(net, rows, num_tasks=tasks)]
 
     def _rows(self, setting: Setting) -> int:
         """Of a minibatch, those of all tasks of a seed."""

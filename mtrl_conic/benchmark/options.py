@@ -13,7 +13,7 @@ from mtrl_conic.settings import paths
 from mtrl_conic.settings.errors import ConfigError
 
 PARTS = ("updates", "agents", "envs", "loop", "command", "growth", "profile", "peers", "networks")
-_OF_A_RUN = ("updates", "agents", "loop", "command", "profile")  # measure the run that an experiment describes
+_OF_A_RUN = ("updates", "loop", "command", "profile")  # measure the run that an experiment describes
 _FIRST_AGENT = "mtmhsac"
 ENVS = ("mt10", "mt25", "mt50", "toy")
 # Widths of the three hidden layers of `networks`, by the trunk's parameters in millions.
@@ -41,7 +41,7 @@ settings (default)
   combiners=A,B,...       updates, networks: compared with the first (ls, then all but torchjd)
   combiner=NAME           loop, command, growth, profile: the method (conicgrad, or that of the experiment)
   experiment={experiments}
-                          updates, agents, loop, command, profile: measures its runs (those of no experiment)
+                          updates, loop, command, profile: measures its runs (those of no experiment)
   env=mt10|mt25|mt50|toy  its sizes and environments are measured (mt10, or that of the experiment)
   seeds=N,N,...           updates, agents, loop, command, profile: numbers of seeds (1; with loop 1,2,5,10)
   steps=N                 command: steps per task (those of the experiment)
@@ -158,10 +158,19 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def _check_use(parts: Sequence[str], found: Mapping[str, Any]) -> None:
     """See that the settings given are those of one of the parts, where measuring without them would mislead."""
-    for key, of in (("experiment", _OF_A_RUN), ("steps", ("command",)), ("agents", ("agents",))):
+    uses = {
+        "experiment": _OF_A_RUN,
+        "combiners": ("updates", "networks"),
+        "combiner": ("loop", "command", "growth", "profile"),
+        "steps": ("command",),
+        "agents": ("agents",),
+    }
+    for key, of in uses.items():
         if key in found and not set(of) & set(parts):
             given = ",".join(found[key]) if isinstance(found[key], list) else found[key]
             raise ConfigError(f"{key}={given}: only with {' or '.join(of)}")
+    if "agents" in parts and "experiment" in found:
+        raise ConfigError(f"experiment={found['experiment']}: not with agents, which have settings of their own")
     if "envs" in parts and found.get("env") == "toy":
         raise ConfigError("env=toy: envs measures the environments of Meta-World: mt10, mt25 or mt50")
 

@@ -22,10 +22,11 @@ class Combiner:
     `ValueError` naming the value and the range. `setup` is called once before use; what a method remembers from update
     to update are the tensors in `self.state`, each with a leading seed axis, made there.
 
-    A training loop calls `combine`, `loss_weights` and `look_back`. They hand to the method only numbers that are
-    finite: where a seed's losses or gradients are not, it is given stand-ins, its direction becomes NaN, and what the
-    method learned from them is undone. Random streams go on. Such a seed's parameters are to be left alone; where a
-    loop leaves an update out for a reason of its own, `snapshot` and `restore` undo what the method learned.
+    A training loop calls `combine`, `loss_weights` and `look_back`, which stay as they are. They hand to the method
+    only numbers that are finite: where a seed's losses or gradients are not, it is given stand-ins, its direction
+    becomes NaN, and what the method learned from them is undone. Random streams go on. Such a seed's parameters are to
+    be left alone; where a loop leaves an update out for a reason of its own, `snapshot` and `restore` undo what the
+    method learned.
 
     Attributes:
         requires: the dearest thing the method looks at. "losses": it weighs losses, no Jacobian is built;
@@ -91,20 +92,13 @@ class Combiner:
         """The default direction; the Gramian is finite only where the Jacobian is."""
         self._judge(finite_seeds(losses, products))
         finite = products
-        if not self._all_usable:
+        if not self._known_usable:
             stand_in = torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
             finite = torch.where(self._usable[:, None, None], products, stand_in)
         with self._learning():
             weights = self.weights(finite, self._finite(losses))
         self.diagnostics.update(weight=weights, **conflict_statistics(products, weights))
         return self._marked(weighted_sum(weights, jacobian, out, products))
-
-    @final
-    def products(self, jacobian: Tensor) -> Tensor | None:
-        """The Gramian [S, K, K] of a Jacobian where `combine` begins with it, and any thread may compute it before."""
-        is_default = getattr(self.direction, "__func__", None) is Combiner.direction
-        wanted = is_default and leaves_settings_alone(jacobian)
-        return gramian(jacobian) if wanted else None
 
     @final
     def combine(
@@ -117,16 +111,16 @@ class Combiner:
                 overwritten with zeros where the method looks at gradients.
             losses: [S, K], detached.
             out: [S, P], written if given.
-            products: of `products` with the same Jacobian, if it was computed before.
+            products: what `early_gramian` gave for the same Jacobian, if it was asked.
         """
         if products is not None:
             return self._weighed(jacobian, losses, out, products)
-        if type(self).direction is Combiner.direction:
+        if _has_default_direction(self):
             return self.direction(jacobian, losses, out)
         norms = torch.linalg.vector_norm(jacobian, dim=-1, dtype=torch.promote_types(jacobian.dtype, torch.float32))
         usable = finite_seeds(losses) & torch.isfinite(norms).all(-1)
         self._judge(usable)
-        if not self._all_usable:
+        if not self._known_usable:
             jacobian.masked_fill_(~usable[:, None, None], 0)
         with self._learning():
             direction = self.direction(jacobian, self._finite(losses), out)
@@ -153,29 +147,29 @@ class Combiner:
 
     def _judge(self, usable: Tensor) -> None:
         """Note which seeds are usable [S], and whether all are known to be; where looking would wait, none is."""
-        self._usable, self._all_usable = usable, may_look(usable) and bool(usable.all())
+        self._usable, self._known_usable = usable, may_look(usable) and bool(usable.all())
 
     def _finite(self, losses: Tensor) -> Tensor:
         """The losses [S, K], all 1 where a seed is not usable."""
-        if self._all_usable:
+        if self._known_usable:
             return losses
         return torch.where(self._usable.unsqueeze(-1), losses, 1)
 
     def _marked(self, direction: Tensor) -> Tensor:
         """The direction [S, P], overwritten with NaN where a seed is not usable."""
-        if self._all_usable:
+        if self._known_usable:
             return direction
         return direction.masked_fill_(~self._usable.unsqueeze(-1), torch.nan)
 
     @contextmanager
     def _learning(self) -> Iterator[None]:
         """What the method learns inside is undone for the seeds that are not usable."""
-        if self._all_usable:
+        if self._known_usable:
             yield
             return
-        memory = self.snapshot()
+        usable, memory = self._usable, self.snapshot()
         yield
-        self.restore(memory, ~self._usable)
+        self.restore(memory, ~usable)  # not those of a default direction that was called inside
 
     def snapshot(self) -> list[Any]:
         """What the method remembers, for `restore`."""
@@ -228,10 +222,20 @@ class SolverCombiner(Combiner):
         self.diagnostics.update(residual=residual, missed_solves=missed.clone())
 
 
+def early_gramian(combiner: Combiner, jacobian: Tensor) -> Tensor | None:
+    """The Gramian [S, K, K] where `combine` begins with it, for its `products`: any thread may compute it."""
+    wanted = _has_default_direction(combiner) and type(combiner).combine is Combiner.combine
+    return gramian(jacobian) if wanted and leaves_settings_alone(jacobian) else None
+
+
+def _has_default_direction(combiner: Combiner) -> bool:
+    return getattr(combiner.direction, "__func__", None) is Combiner.direction
+
+
 def finite_seeds(losses: Tensor, gramian: Tensor | None = None) -> Tensor:
     """Whether all of a seed's losses [S, K] and inner products [S, K, K] are numbers, [S]."""
     if seen_finite(losses) and (gramian is None or seen_finite(gramian)):
-        return torch.ones(len(losses), dtype=torch.bool)
+        return torch.ones(len(losses), dtype=torch.bool, device=losses.device)
     finite = torch.isfinite(losses).all(-1)
     return finite if gramian is None else finite & torch.isfinite(gramian).flatten(1).all(-1)
 

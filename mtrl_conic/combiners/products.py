@@ -29,9 +29,10 @@ _LARGE = 1 << 14  # columns from which the time of a product shows
 # roundings of different pieces do not conspire, the sum is within 1e-7.
 _FAST_PIECE = 256
 _FAST_ENTRIES = 1 << 22  # of the results of such products that are held at once
-# oneDNN is slow where the rows of a piece lie far apart. With copied pieces it is faster than MKL, unless many pieces
-# have few rows. Numbers copied at once, which fit a core's cache; columns that are many, and rows that are few.
-_COPIED, _MANY, _FEW = 1 << 20, 1 << 17, 16
+# oneDNN is slow where the rows of a piece lie far apart. With copied pieces it is faster than MKL, unless a Jacobian of
+# many columns has few rows, which is from so many columns on, and up to so many rows.
+_MANY_COLUMNS, _FEW_ROWS = 1 << 17, 16
+_COPIED = 1 << 20  # numbers copied at once
 # The square of a sum Σ w_i g_i is at least this share of Σ w_i² ‖g_i‖². It is then known to K · 256 · 2^-24 · 64 of
 # itself, which is less than K · 1e-3.
 _LEAST_EIGENVALUE = 1 / 64
@@ -89,7 +90,7 @@ def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None, g
 
 
 def _may_be_fast(jacobian: Tensor) -> bool:
-    """On an accelerator a look at the result would keep the host waiting."""
+    """Whether float32 products are quicker, and exact; on an accelerator a look at them would keep the host waiting."""
     large = jacobian.device.type == "cpu" and jacobian.dtype == torch.float32 and jacobian.shape[2] >= _LARGE
     return large and cpu_is_exact()
 
@@ -100,8 +101,8 @@ def leaves_settings_alone(jacobian: Tensor) -> bool:
 
 
 def _is_copied(jacobian: Tensor) -> bool:
-    """Whether short products are made from copied pieces."""
-    return by_onednn() and (jacobian.shape[1] > _FEW or jacobian.shape[2] < _MANY)
+    """Whether the products of `_FAST_PIECE` columns are made from copies."""
+    return by_onednn() and (jacobian.shape[1] > _FEW_ROWS or jacobian.shape[2] < _MANY_COLUMNS)
 
 
 def _fast_gramian(jacobian: Tensor) -> Tensor:

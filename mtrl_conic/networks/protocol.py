@@ -84,9 +84,7 @@ def layout_of(nets: Iterable[Network]) -> Layout:
 
 def shared_matrices(network: Network) -> list[tuple[int, ...]]:
     """The shapes (O, I) of the matrices that all tasks share, in the order in which the network names them."""
-    named = network.parameters.items()
-    shapes = [each.shape for name, each in named if name.endswith(".weight") and not each.per_task]
-    return [shape[-2:] for shape in shapes for _ in range(math.prod(shape[:-2]))]
+    return [shape[-2:] for shape in _shared_weights(network) for _ in range(math.prod(shape[:-2]))]
 
 
 def met_matrices(network: Network) -> tuple[list[tuple[int, ...]], bool]:
@@ -94,14 +92,22 @@ def met_matrices(network: Network) -> tuple[list[tuple[int, ...]], bool]:
 
     They are those that all tasks share and, only where there are none, those of single tasks: heads are small.
     """
-    named = network.parameters.items()
     shared = shared_matrices(network)
     if network.composed:
-        return [each.shape[-2:] for name, each in named if name.endswith(".weight") and not each.per_task], True
-    return (shared, False) if shared else ([each.shape[1:] for _, each in named if len(each.shape) == 3], True)
+        return [shape[-2:] for shape in _shared_weights(network)], True
+    return (shared, False) if shared else (_own_matrices(network), True)
 
 
 def weights_per_row(network: Network) -> int:
-    """How many numbers a row is multiplied by: matrices that all tasks share, or its task's own if they are more."""
-    own = [each.shape[1:] for each in network.parameters.values() if each.per_task and len(each.shape) == 3]
-    return max(sum(map(math.prod, shapes)) for shapes in (shared_matrices(network), own))
+    """How many numbers a row is multiplied by: those of `met_matrices`, or of its task's own matrices if more."""
+    met, _ = met_matrices(network)
+    return max(sum(map(math.prod, shapes)) for shapes in (met, _own_matrices(network)))
+
+
+def _shared_weights(network: Network) -> list[tuple[int, ...]]:
+    named = network.parameters.items()
+    return [each.shape for name, each in named if name.endswith(".weight") and not each.per_task]
+
+
+def _own_matrices(network: Network) -> list[tuple[int, ...]]:
+    return [each.shape[1:] for each in network.parameters.values() if each.per_task and len(each.shape) == 3]

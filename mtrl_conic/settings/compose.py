@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -37,19 +38,35 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
     """
     overrides = as_hydra_has_them(overrides)
     search = search_path(config_dirs)
-    given = [shortened(override.get_key_element()) for override in parse(overrides)]
     with clear_errors(overrides, config_dirs):
         settings = _compose([*overrides, *search])
     config = typed(*without_hydra(settings))
+    validate_composed(config, parse(overrides), config_dirs)
+    return config
+
+
+def validate_composed(config: TrainConfig, overrides: Sequence[Override], config_dirs: Sequence[str] = ()) -> None:
+    """`validate`; where an experiment sets what another choice does not have, the line says what to do.
+
+    Args:
+        config: composed of the overrides.
+        overrides: as `parse` gives them.
+        config_dirs: see `compose_config`.
+    """
     try:
         validate(config)
     except UnknownSettingError as error:
-        experiment = config.choices.get("experiment")
-        if not experiment or shortened(error.key) in given:
+        key, given = error.key, {shortened(override.get_key_element()): override.value() for override in overrides}
+        names = given.get("experiment", [])
+        culprit = explain.experiment_with(key, names if isinstance(names, list) else [names], config_dirs)
+        if culprit is None or any(_gives(key, name, value) for name, value in given.items()):
             raise
-        advice = f"experiment={experiment} sets it, for another agent; ~{error.key} leaves it out"
-        raise ConfigError(f"{error}; {advice}") from error
-    return config
+        raise ConfigError(f"{error}; experiment={culprit} sets it, ~{key} leaves it out") from error
+
+
+def _gives(key: str, name: str, value: Any) -> bool:
+    """Whether an override sets that key, by itself or with others."""
+    return key == name or (isinstance(value, dict) and key.startswith(f"{name}."))
 
 
 def resume_config(folder: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> TrainConfig:

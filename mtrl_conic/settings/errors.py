@@ -10,8 +10,8 @@ class ConfigError(ValueError):
 class UnknownSettingError(ConfigError):
     """A setting that the chosen class does not have; `key` is its full name."""
 
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(f"{key}: {message}")
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)  # the only argument, so that it can be pickled
         self.key = key
 
 

@@ -110,6 +110,18 @@ def target_of(combiner: str) -> str:
     return str(OmegaConf.select(OmegaConf.load(paths.CONFIG_DIR / "combiner" / f"{combiner}.yaml"), "_target_"))
 
 
+def experiment_with(key: str, experiments: Sequence[Any], folders: Sequence[str]) -> str | None:
+    """The last of the experiments whose own file sets that key, searched for as in a composition."""
+    for name in reversed(experiments):
+        files = [
+            Path(paths.expand(str(folder)), "experiment", f"{name}.yaml") for folder in (paths.CONFIG_DIR, *folders)
+        ]
+        found = next((file for file in files if file.is_file()), None)
+        if found and OmegaConf.select(OmegaConf.load(found), key, throw_on_missing=False) is not None:
+            return str(name)
+    return None
+
+
 def bad_reference(error: Exception) -> str | None:
     """What is said of a `${...}` that stands for nothing."""
     if not isinstance(error, InterpolationResolutionError):

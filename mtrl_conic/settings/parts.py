@@ -112,7 +112,8 @@ def _check_names(owner: Any, section: Mapping[str, Any], key: str) -> None:
         return
     for name in section:
         if name not in parameters and not re.fullmatch(r"_\w+_", str(name)):
-            raise UnknownSettingError(f"{key}.{name}", _no_such(owner, str(name), list(parameters), key))
+            full = f"{key}.{name}"
+            raise UnknownSettingError(f"{full}: {_no_such(owner, str(name), list(parameters), key)}", full)
 
 
 def _no_such(owner: Any, name: str, names: list[str], key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -66,9 +67,10 @@ def _is_exact_at(precision: str) -> bool:
 
 
 def _is_exact(value: float, batch: int, rows: int, inner: int, columns: int) -> bool:
-    left = torch.full((batch, rows, inner), value)
-    right = torch.zeros(batch, inner, columns)
+    as_probed: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+    left = torch.full((batch, rows, inner), value, **as_probed)
+    right = torch.zeros(batch, inner, columns, **as_probed)
     right[:, 0] = 1
-    bias = torch.zeros(batch, 1, columns)
+    bias = torch.zeros(batch, 1, columns, **as_probed)
     found = (torch.bmm(left, right), torch.baddbmm(bias, left, right), torch.bmm(right.mT, left.mT))
     return all(bool((product == value).all()) for product in found)

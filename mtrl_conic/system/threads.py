@@ -53,10 +53,12 @@ def side_by_side(one: Callable[[], _A], other: Callable[[], _B], device: torch.d
     first = _elsewhere().submit(elsewhere)
     torch.set_num_threads(half)
     try:
-        second = other()
+        try:
+            second = other()
+        finally:
+            first.exception()  # nothing of it goes on when this call is over
     finally:
-        first.exception()  # nothing of it goes on when this call is over
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # where Ctrl-C ended the wait as well
     return first.result(), second
 
 

@@ -34,7 +34,15 @@ from mtrl_conic.runs.outputs import check_folder
 from mtrl_conic.runs.records import check_logger
 from mtrl_conic.runs.stage import Stage, look
 from mtrl_conic.settings.aliases import shortened
-from mtrl_conic.settings.compose import CONFIG_DIR, chosen_of, clear_errors, search_path, typed, without_hydra
+from mtrl_conic.settings.compose import (
+    CONFIG_DIR,
+    chosen_of,
+    clear_errors,
+    search_path,
+    typed,
+    validate_composed,
+    without_hydra,
+)
 from mtrl_conic.settings.errors import ConfigError, first_line
 from mtrl_conic.settings.overrides import as_hydra_has_them, parse, quote
 from mtrl_conic.settings.paths import expand
@@ -197,7 +205,7 @@ def _runs(loader: ConfigLoader, master: DictConfig, config_dirs: Sequence[str]) 
     params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
     runs: dict[str, Plan] = {}
     for number, overrides in enumerate(_products([*params, *master.hydra.overrides.task], loader)):
-        parse(overrides, sweeps=True)
+        parsed = parse(overrides, sweeps=True)
         with clear_errors(overrides, config_dirs):
             settings = loader.load_sweep_config(master, overrides)
             with open_dict(settings):
@@ -208,7 +216,7 @@ def _runs(loader: ConfigLoader, master: DictConfig, config_dirs: Sequence[str]) 
             raise ConfigError(f"hydra.sweep.subdir: two runs would share the folder {name}")
         config = typed(*without_hydra(settings))
         config.run_dir = str(Path(str(master.hydra.sweep.dir), name))
-        validate(config)
+        validate_composed(config, parsed, config_dirs)
         check_logger(config.logger)
         runs[name] = Plan([*overrides, f"hydra.sweep.subdir={quote(name)}"], config, look(config))
     return list(runs.values())

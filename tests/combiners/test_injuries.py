@@ -249,3 +249,41 @@ def test_healthy_numbers_warn_of_nothing():
         warnings.simplefilter("error")
         for method in METHODS:
             learned(method, {})
+
+
+class Counting(Combiner):
+    """Counts the updates of each seed."""
+
+    def setup(self, seeds, num_tasks, device="cpu"):
+        self.state = {"seen": torch.zeros(len(seeds))}
+
+    def weights(self, gramian, losses):
+        self.state["seen"] += 1
+        return torch.ones_like(losses)
+
+
+class Scaled(Counting):
+    """Has a direction of its own, by way of the default one."""
+
+    def direction(self, jacobian, losses, out=None):
+        direction = 2 * super().direction(jacobian, losses)
+        return direction if out is None else out.copy_(direction)
+
+
+def on_the_object(combiner):
+    """The same for one object, in place of a class."""
+    default = combiner.direction
+    combiner.direction = lambda jacobian, losses, out=None: 2 * default(jacobian, losses)
+    return combiner
+
+
+@pytest.mark.parametrize("make_one", [Counting, Scaled, lambda: on_the_object(Counting())])
+def test_what_an_injured_seed_learned_by_way_of_the_default_direction_is_undone(make_one):
+    combiner = make_one()
+    combiner.setup(SEEDS, TASKS)
+    jacobian, losses = torch.ones(len(SEEDS), TASKS, SIZE), torch.ones(len(SEEDS), TASKS)
+    jacobian[HURT, 0, 0] = torch.nan
+    direction = combiner.combine(jacobian, losses)
+    assert combiner.state["seen"].tolist() == [float(seed != HURT) for seed in range(len(SEEDS))]
+    assert direction.isnan().any(-1).tolist() == [seed == HURT for seed in range(len(SEEDS))]
+    combiner.look_back(losses)

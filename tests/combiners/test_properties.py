@@ -246,10 +246,47 @@ def test_out_is_written(method):
 def test_the_gramian_may_be_computed_before(method):
     jacobian = torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(3))
     combiner, other = make(method, (0, 1), 4), make(method, (0, 1), 4)
-    products = combiner.products(jacobian)
+    products = base.early_gramian(combiner, jacobian)
     assert (products is None) == (type(combiner).direction is not base.Combiner.direction)
     found = combiner.combine(jacobian.clone(), losses_of(jacobian), products=products)
     assert torch.equal(found, other.combine(jacobian.clone(), losses_of(jacobian)))
+
+
+class OwnProducts(base.Combiner):
+    """Has an attribute of a name that is not the base class's."""
+
+    def setup(self, seeds, num_tasks, device="cpu"):
+        self.products = None
+
+    def weights(self, gramian, losses):
+        self.products = gramian.mean()
+        return torch.full_like(losses, 1 / losses.shape[-1])
+
+
+class OwnCombine(base.Combiner):
+    """What none is meant to override."""
+
+    def combine(self, jacobian, losses, out=None):
+        return jacobian.sum(1)
+
+
+def test_no_gramian_is_computed_for_a_combine_of_ones_own():
+    jacobian = torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(3))
+    assert base.early_gramian(OwnCombine(), jacobian) is None
+    combiner = OwnProducts()
+    combiner.setup((0, 1), 4)
+    products = base.early_gramian(combiner, jacobian)
+    mean = combiner.combine(jacobian, losses_of(jacobian), products=products)
+    torch.testing.assert_close(mean, jacobian.mean(1))
+
+
+def test_the_default_device_of_torch_does_not_matter():
+    jacobian = torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(3))
+    losses, combiner = losses_of(jacobian), make("ls", (0, 1), 4)
+    expected = make("ls", (0, 1), 4).combine(jacobian, losses)
+    with torch.device("meta"):
+        found = combiner.combine(jacobian, losses)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(("name", "settings", "word"), [(n, s, w) for n, rows in BAD.items() for s, w in rows])
