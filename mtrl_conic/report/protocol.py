@@ -45,9 +45,13 @@ def env_name(run: Run) -> str:
 
 
 def method_of(run: Run) -> Settings:
-    """What makes two runs the same method: combiner, agent, and the other settings it learns by; a variant's name."""
-    parts = {"combiner": run.config["combiner"]}
-    parts |= {f"{network}.combiner": own for network, own in run.config.get("combiners", {}).items()}
+    """What makes two runs the same method: combiner, agent, and the other settings it learns by; a variant's name.
+
+    Where every network has a combiner of its own, the one for all of them is no part of it.
+    """
+    own_combiners = run.config.get("combiners", {})
+    parts = {} if _combining(run) <= own_combiners.keys() else {"combiner": run.config["combiner"]}
+    parts |= {f"{network}.combiner": own for network, own in own_combiners.items()}
     parts["agent"] = run.config.get("agent", {})
     found: dict[str, Any] = {}
     for key, section in parts.items():
@@ -58,6 +62,13 @@ def method_of(run: Run) -> Settings:
     variant = run.config.get("variant")
     named = {"variant": variant} if isinstance(variant, str) else {}
     return named | {key: _text(value) for key, value in found.items()}
+
+
+def _combining(run: Run) -> set[str]:
+    """The names of what may have a combiner of its own; with an unknown one where the records do not say."""
+    networks = run.pieces[-1].get("parameters_per_seed") if run.pieces else None
+    temperature = {"temperature"} if run.config.get("agent", {}).get("temperatures") == "combined" else set()
+    return {*networks, *temperature} if isinstance(networks, dict) and networks else {""}
 
 
 def _flat(key: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -75,9 +86,11 @@ def combiner_name(method: Mapping[str, str], chosen: str | None = None) -> str:
     With TorchJD's the aggregator's, with an exact ConicGrad that it is one.
 
     Args:
-        method: settings.
+        method: settings; "" where they have no combiner for all networks.
         chosen: the name of the yaml file, where it was stored.
     """
+    if "combiner._target_" not in method:
+        return ""
     if chosen and chosen not in paths.choices("combiner"):
         return chosen
     return _class_name(method, "combiner")
@@ -115,7 +128,7 @@ def labels(methods: Iterable[Settings], chosen: Sequence[str | None] | None = No
     """
     methods = list(methods)
     pairs = zip(methods, chosen or [None] * len(methods), strict=True)
-    combiners = [combiner_name(*pair) + _own_combiners(pair[0]) for pair in pairs]
+    combiners = [(combiner_name(*pair) + _own_combiners(pair[0])).removeprefix(", ") for pair in pairs]
     names = [_with_variant(*pair, methods, combiners) for pair in zip(methods, combiners, strict=True)]
     others = [method for method in methods if "variant" not in method]
     result = []
@@ -150,7 +163,7 @@ def _usual(key: str, method: Settings, methods: Sequence[Settings]) -> Any:
 def differing(method: Settings, methods: Sequence[Settings]) -> list[str]:
     """The settings of a method, as "name=value", in which `methods` differ."""
     shared = [key for key in method if _differs(key, methods) and not _of_combiner(key) and key != "variant"]
-    alike = [other for other in methods if other["combiner._target_"] == method["combiner._target_"]]
+    alike = [other for other in methods if other.get("combiner._target_") == method.get("combiner._target_")]
     own = [key for key in method if _of_combiner(key) and _differs(key, alike)]
     return [f"{_short(key)}={method[key]}" for key in (*own, *shared)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from synthetic import TASKS, make_run
 
@@ -135,6 +137,23 @@ def test_an_exact_conicgrad_is_called_so_also_alone(tmp_path):
     make_run(tmp_path / "default", "conicgrad")
     ((section,), _) = grouped(tmp_path)
     assert set(rows(section)) == {"ConicGrad exact", "ConicGrad"}
+
+
+def test_a_combiner_that_no_network_has_is_no_part_of_the_method(tmp_path):
+    """Where each has its own, two runs that differ in the other are of one method."""
+    own = {"actor": {"_target_": "mtrl_conic.combiners.pcgrad.PCGrad"}}
+    both = own | {"critic": {"_target_": "mtrl_conic.combiners.ls.LS"}}
+    make_run(tmp_path / "a", "cagrad", [0], combiners=both)
+    make_run(tmp_path / "b", "famo", [1], combiners=both)
+    make_run(tmp_path / "c", "cagrad", combiners=own)
+    make_run(tmp_path / "d", "cagrad", combiners=both, agent__temperatures="combined")
+    for name in "abcd":
+        path = tmp_path / name / "provenance.json"
+        path.write_text(json.dumps({"pieces": [{"parameters_per_seed": {"critic": 5, "actor": 3}}]}))
+    ((section,), _) = grouped(tmp_path)
+    found = {label.partition(" temperatures=")[0]: row.method.seeds for label, row in rows(section).items()}
+    assert found.pop("actor PCGrad, critic LS") == [0, 1]
+    assert set(found) == {"CAGrad, actor PCGrad", "CAGrad, actor PCGrad, critic LS"}
 
 
 def test_labels_are_distinct_where_nothing_is_usual():
