@@ -217,19 +217,20 @@ def test_the_command_is_measured_to_its_end(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     path = tmp_path / "command.json"
-    arguments = ["experiment=smoke", "env=toy", "steps=60", "seeds=2", "rounds=1", f"json={path}"]
+    arguments = ["experiment=smoke", "env=toy", "steps=300", "seeds=2", "rounds=1", f"json={path}"]
     assert main(["command", *arguments]) == 0
     (row,) = json.loads(path.read_text())["command"]
     assert measured == ["seeds=[0, 1]", "seeds=[0]"] * 2
-    assert (row["experiment"], row["combiner"], row["steps_per_task"]) == ("smoke", "conicgrad", 60)
-    assert row["physical_steps"] == 60 * 3 * 2
-    assert row["bare_minutes"] == 1.0  # 60 vector steps of half a second before the run, and of one and a half after
+    assert (row["experiment"], row["combiner"], row["steps_per_task"]) == ("smoke", "conicgrad", 300)
+    assert row["physical_steps"] == 300 * 3 * 2
+    assert row["bare_minutes"] == 5.0  # 300 vector steps of half a second before the run, and of one and a half after
+    assert 0 < row["waiting_minutes"] < row["command_minutes"]
     assert row["bare_microseconds_per_step"] == pytest.approx([0.5e6 / 6, 1.5e6 / 6])
-    assert row["ratio"] == pytest.approx(1 / row["command_minutes"])
+    assert row["ratio"] == pytest.approx(5 / row["command_minutes"])
     assert row["ratio_per_seed"] == pytest.approx(row["ratio"])  # the seeds' bare vectors take as long one by one
     assert set(row["success_of_seeds"]) == {"0", "1"}
     assert row["success"] == pytest.approx(sum(row["success_of_seeds"].values()) / 2)
-    assert "step 60: success rate" in capfd.readouterr().err
+    assert "step 300: success rate" in capfd.readouterr().err
     assert [each.name for each in tmp_path.iterdir()] == ["command.json"]
 
 

@@ -30,21 +30,33 @@ def benchmark_command(options: Options) -> list[dict[str, Any]]:
     """A row per number of seeds: minutes of the command to its end, beside those of the bare vector.
 
     The bare vector is that of the run, stepped with random actions before and after it in a process of its own, as
-    many steps as the run trains for; the run evaluates and writes checkpoints as well. With several seeds the ratio
-    per seed is that of one seed's bare vector to a seed's share of the command.
+    many steps as the run trains for; the run evaluates and writes checkpoints as well. What it waited for its
+    environments in training is beside it: the physics of a policy that touches things takes longer than that of random
+    actions. With several seeds the ratio per seed is that of one seed's bare vector to a seed's share of the command.
     """
     rows = []
     print(
         f"{options.title}, {options.combiner}, {options.device}, matmul_precision {options.matmul_precision}:"
-        " minutes of the whole command, and of the bare vector for as many training steps; their ratio: bare / command"
+        " minutes of the bare vector, of the run's waiting for its own, and of the whole command; ratio: bare / command"
     )
-    print(f"{'seeds':>6}{'steps':>12}{'bare':>10}{'command':>10}{'ratio':>8}{'per seed':>10}{'success':>9}", flush=True)
+    names = {
+        "seeds": 6,
+        "steps": 12,
+        "bare": 10,
+        "waiting": 10,
+        "command": 10,
+        "ratio": 8,
+        "per seed": 10,
+        "success": 9,
+    }
+    print("".join(f"{name:>{width}}" for name, width in names.items()), flush=True)
     for count in options.seeds:
         row = {**options.chosen, "combiner": options.combiner, "seeds": count, **_row(options, count)}
         rows.append(row)
+        waiting = "-" if row["waiting_minutes"] is None else f"{row['waiting_minutes']:.2f}"
         print(
-            f"{count:>6}{row['steps_per_task']:>12}{row['bare_minutes']:>10.2f}{row['command_minutes']:>10.2f}"
-            f"{row['ratio']:>8.2f}{row['ratio_per_seed']:>10.2f}{row['success']:>9.3f}",
+            f"{count:>6}{row['steps_per_task']:>12}{row['bare_minutes']:>10.2f}{waiting:>10}"
+            f"{row['command_minutes']:>10.2f}{row['ratio']:>8.2f}{row['ratio_per_seed']:>10.2f}{row['success']:>9.3f}",
             flush=True,
         )
     return rows
@@ -59,7 +71,7 @@ def _row(options: Options, num_seeds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         run_dir = Path(folder, "run")
         seconds = _train([*overrides, f"run_dir={run_dir}"])
-        success = _final_success(run_dir)
+        success, waiting = _final_success(run_dir), _waiting_minutes(run_dir)
     after = _bare(options, overrides, config)
     vector_steps = -(-config.steps_per_task // config.vector.steps_per_decision)
     physical = vector_steps * config.num_envs * config.vector.action_repeat
@@ -70,6 +82,7 @@ def _row(options: Options, num_seeds: int) -> dict[str, Any]:
         "workers": config.workers,
         "command_minutes": seconds / 60,
         "bare_minutes": bare / 60,
+        "waiting_minutes": waiting,
         "bare_microseconds_per_step": [1e6 * each[0] * vector_steps / physical for each in (before, after)],
         "ratio": bare / seconds,
         "ratio_per_seed": one / (seconds / num_seeds),
@@ -145,6 +158,13 @@ def _final_success(run_dir: Path) -> dict[int, float]:
     lines = read_records(run_dir / "evaluations.jsonl")
     last = max(line["step"] for line in lines)
     return {line["seed"]: line["success_rate"] for line in lines if line["step"] == last}
+
+
+def _waiting_minutes(run_dir: Path) -> float | None:
+    """How long training waited for its environments, up to the last line of metrics; None where there is none."""
+    lines = read_records(run_dir / "metrics.jsonl")
+    seconds = [line["time/env"] for line in lines if line["seed"] == lines[0]["seed"]]  # the same for all seeds
+    return sum(seconds) / 60 if seconds else None
 
 
 if __name__ == "__main__":
