@@ -38,10 +38,11 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
     """
     overrides = as_hydra_has_them(overrides)
     search = search_path(config_dirs)
+    parsed = parse(overrides)  # which says in our words what Hydra would say in its own
     with clear_errors(overrides, config_dirs):
         settings = _compose([*overrides, *search])
     config = typed(*without_hydra(settings))
-    validate_composed(config, parse(overrides), config_dirs)
+    validate_composed(config, parsed, config_dirs)
     return config
 
 
