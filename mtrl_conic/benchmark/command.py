@@ -25,6 +25,8 @@ from mtrl_conic.training.vectors import training_vector
 
 _STEPS = 200  # vector steps in a measurement of the bare vector
 
+_COLUMNS = {"seeds": 6, "steps": 12, "bare": 10, "waiting": 10, "command": 10, "ratio": 8, "per seed": 10, "success": 9}
+
 
 def benchmark_command(options: Options) -> list[dict[str, Any]]:
     """A row per number of seeds: minutes of the command to its end, beside those of the bare vector.
@@ -39,17 +41,7 @@ def benchmark_command(options: Options) -> list[dict[str, Any]]:
         f"{options.title}, {options.combiner}, {options.device}, matmul_precision {options.matmul_precision}:"
         " minutes of the bare vector, of the run's waiting for its own, and of the whole command; ratio: bare / command"
     )
-    names = {
-        "seeds": 6,
-        "steps": 12,
-        "bare": 10,
-        "waiting": 10,
-        "command": 10,
-        "ratio": 8,
-        "per seed": 10,
-        "success": 9,
-    }
-    print("".join(f"{name:>{width}}" for name, width in names.items()), flush=True)
+    print("".join(f"{name:>{width}}" for name, width in _COLUMNS.items()), flush=True)
     for count in options.seeds:
         row = {**options.chosen, "combiner": options.combiner, "seeds": count, **_row(options, count)}
         rows.append(row)

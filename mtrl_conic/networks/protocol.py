@@ -92,9 +92,9 @@ def met_matrices(network: Network) -> tuple[list[tuple[int, ...]], bool]:
 
     They are those that all tasks share and, only where there are none, those of single tasks: heads are small.
     """
-    shared = shared_matrices(network)
     if network.composed:
         return [shape[-2:] for shape in _shared_weights(network)], True
+    shared = shared_matrices(network)
     return (shared, False) if shared else (_own_matrices(network), True)
 
 
