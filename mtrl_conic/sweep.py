@@ -105,6 +105,9 @@ def _sweep(arguments: list[str]) -> int:
         raise ConfigError(f"jobs={jobs}: the launcher has its own setting, such as hydra.launcher.n_jobs of joblib")
     others = [each for each in rest if each not in launcher and each.partition("=")[0] not in _OWN]
     runs = list_runs(what, seeds.split(), folder, others, only)
+    for setting in dict.fromkeys(setting for run in runs for setting in run.replaced):
+        owners = dict.fromkeys(run.name.partition("/")[0] for run in runs if setting in run.replaced)
+        print(f"note: {setting} is not for {', '.join(owners)}: a variant's own settings come last", file=sys.stderr)
     if out is not None and not out.is_relative_to(folder):  # the sweep's own folder is seen to before the first run
         check_folder("report", out)
     if launcher:

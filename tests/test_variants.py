@@ -8,11 +8,13 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import TOY, environment, records, train_here
 
+from mtrl_conic import sweep
 from mtrl_conic.report.reading import read_run
 from mtrl_conic.settings import paths
 from mtrl_conic.settings.compose import compose_config, resume_config
@@ -83,6 +85,15 @@ def test_later_settings_replace_earlier_ones_of_the_same_name():
     assert layered(early, ["combiner=cagrad", "extra=2"], ["agent.warmup_steps=3"]) == [
         *("env=toy", "combiner=cagrad", "extra=2", "agent.warmup_steps=3")
     ]
+
+
+def test_a_setting_of_the_command_line_that_a_variant_replaces_is_named(tmp_path, monkeypatch, capsys):
+    path = write(tmp_path, MINE)
+    monkeypatch.setattr(sweep, "Sweep", lambda *_: SimpleNamespace(run=lambda: 0))
+    given = ["agent.warmup_steps=100", "agent.batch_size_per_task=5"]
+    assert main([f"variants={path}", "0 1", str(tmp_path / "new"), *given]) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: agent.batch_size_per_task=5 is not for {FOLDERS[1]}: ")
 
 
 BAD = {

@@ -27,12 +27,14 @@ class SweepRun:
         settings: all that the command line says of it, but its folder.
         flags: `--config-dir` and a folder, as often as need be.
         config: the settings composed and checked.
+        replaced: settings of the command line in whose place the variant puts its own.
     """
 
     name: str
     settings: list[str]
     flags: list[str]
     config: TrainConfig
+    replaced: list[str]
 
     @property
     def arguments(self) -> list[str]:
@@ -116,7 +118,8 @@ def _run(row: Row, group: str, folder: str, flags: list[str], given: list[str]) 
         check_logger(config.logger)
     except ConfigError as error:
         raise ConfigError(f"{row.said}{error}") from error
-    return SweepRun(name, settings, flags, config)
+    replaced = [each for each in given if each not in layered(given, row.changes) and each not in row.changes]
+    return SweepRun(name, settings, flags, config, replaced)
 
 
 def _split(rest: Sequence[str], own: str) -> tuple[list[str], list[str]]:
