@@ -22,10 +22,10 @@ USAGE = """\
 usage: python -m mtrl_conic.report runs=FOLDERS out=FOLDER [steps=N]
 
 Reads the records of runs (config.yaml, provenance.json, evaluations.jsonl, metrics.jsonl) and writes a page
-and, for each protocol, its tables as CSV and its pictures as PNG and SVG:
+and, for each protocol, its tables as CSV, Markdown and LaTeX and its pictures as PNG and SVG:
   out/index.html    one file that needs no network
   out/<protocol>/   table.csv tasks.csv improvement.csv curves.csv diagnostics.csv, curves.png curves.svg ...
-                    of runs of scripts/table3.sh also table3.csv
+                    of runs of scripts/table3.sh also table3.csv; tables.md and tables.tex, to be pasted
 
   runs=FOLDERS   run folders, folders that hold some at any depth, or globs in quotes; separated by commas
   out=FOLDER     made if need be; files of an earlier report in it are replaced
@@ -73,6 +73,7 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
     from mtrl_conic.report.comparison import comparisons
     from mtrl_conic.report.curves import curves
     from mtrl_conic.report.diagnostics import diagnostics
+    from mtrl_conic.report.documents import write_documents
     from mtrl_conic.report.files import write_csv
     from mtrl_conic.report.page import Content, render
     from mtrl_conic.report.paper_table import paper_table
@@ -87,7 +88,8 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
         results = tables.rows(section, options.steps)
         content = Content(section, results, pictures, paper_table(section, results, notes))
         folder = options.out / section.slug
-        write_csv(section, content.rows, variants, content.paper, folder)
+        for write in (write_csv, write_documents):
+            write(section, content.rows, variants, content.paper, folder)
         for picture in content.pictures:
             save(picture, colours, folder)
         contents.append(content)

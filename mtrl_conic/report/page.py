@@ -10,9 +10,9 @@ from typing import Any
 
 from mtrl_conic.report import tables
 from mtrl_conic.report.comparison import pairs
+from mtrl_conic.report.documents import estimate, interval
 from mtrl_conic.report.grouping import Section
 from mtrl_conic.report.paper_table import SOURCE, PaperTable
-from mtrl_conic.report.statistics import Interval
 from mtrl_conic.report.style import DARK, DASHES, LIGHT, Colours, Picture, inline_svg, short_task
 
 
@@ -45,7 +45,7 @@ def render(contents: Sequence[Content], notes: Sequence[str], colours: Colours, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"estimate": _estimate, "interval": _interval, "short_task": short_task, "swatch": _dash}
+    environment.filters |= {"estimate": estimate, "interval": interval, "short_task": short_task, "swatch": _dash}
     return environment.get_template("page.html").render(
         sections=[_view(number, content, colours) for number, content in enumerate(contents)],
         notes=notes,
@@ -83,14 +83,6 @@ def _view(number: int, content: Content, colours: Colours) -> dict[str, Any]:
         "pairs": pairs(section),
         "origins": [(method.label, tables.origin(method, section)) for method in section.methods],
     }
-
-
-def _estimate(value: tables.Estimate) -> str:
-    return f"{value.mean:.3f}" if value.error is None else f"{value.mean:.3f} ± {value.error:.3f}"
-
-
-def _interval(value: Interval | None) -> str:
-    return "one seed" if value is None else f"{value.low:.3f} to {value.high:.3f}"
 
 
 def _dash(index: int) -> str:

@@ -18,7 +18,7 @@ from mtrl_conic.report import statistics
 from mtrl_conic.report.__main__ import main
 
 FILES = {
-    *("table.csv", "tasks.csv", "improvement.csv", "curves.csv", "diagnostics.csv"),
+    *("table.csv", "tasks.csv", "improvement.csv", "curves.csv", "diagnostics.csv", "tables.md", "tables.tex"),
     *(
         f"{name}.{kind}"
         for name in ("curves", "wall_clock", "profile", "cosine", "conflict", "weights")
