@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("replicas")  # one worker: the processes of
 WORKER = Path(__file__).with_name("replica_worker.py")
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)], ids="{} processes".format)
 def replicas(request, tmp_path_factory):
     """What each replica found."""
     folder, world = tmp_path_factory.mktemp("replicas"), request.param

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import warm
 import yaml
-from conftest import TOY, environment, records, train_here
+from conftest import TOY, records, train_here
 
 from mtrl_conic import sweep
 from mtrl_conic.report.reading import read_run
@@ -40,10 +41,7 @@ def write(folder: Path, text: str, name: str = "mine") -> Path:
 
 
 def run_sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mtrl_conic.sweep", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=200, check=False
-    )
+    return warm.run([sys.executable, "-m", "mtrl_conic.sweep", *arguments], cwd=folder, timeout=200)
 
 
 def test_a_sweep_of_a_users_variants(tmp_path):
@@ -179,9 +177,21 @@ TINY = [
 
 
 NOT_ON_THE_TOY = ("horizon 500", "action repeat 4")  # its episodes have 50 steps
+# The others change a number or a size.
+KINDS = (
+    *("base", "action repeat 2", "PopArt off", "layer norm off", "advantages over all tasks", "trace 1.0"),
+    *("environments per task 16", "entropy bonus 0", "task number not given"),
+)
 
 
-@pytest.mark.parametrize("name", [name for name in FAST.changes if name not in NOT_ON_THE_TOY])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
+        for name in FAST.changes
+        if name not in NOT_ON_THE_TOY
+    ],
+)
 def test_each_variant_of_the_fast_ablation_trains(name, tmp_path):
     """On the toy, with a small rollout where the variant sets none."""
     of_its_own = any(each.startswith("agent.rollout_steps") for each in FAST.changes[name])
