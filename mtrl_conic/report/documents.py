@@ -143,6 +143,8 @@ def _versions(section: Section) -> Iterator[str]:
     shared = []
     apart = []
     for name in next(iter(by_method.values())):
+        if name == "device":  # of it the page tells
+            continue
         values = {label: versions[name] for label, versions in by_method.items()}
         if len(set(values.values())) == 1:
             shared.append(f"{name} {next(iter(values.values()))}")
