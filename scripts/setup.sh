@@ -17,7 +17,7 @@ stamp=".venv/.installed${1:+-$1}"
 wanted=$(cat pyproject.toml constraints.txt | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   echo "setup: installing mtrl_conic$extra into .venv (a few minutes the first time)" >&2
-  # Of what is installed most is never imported: Python compiles the rest as it is.
+  # pip would compile all that it installs; Python compiles what is imported, which is a small part of it.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".$extra" -c constraints.txt >&2
   echo "$wanted" >"$stamp"
 fi

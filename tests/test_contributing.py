@@ -68,7 +68,6 @@ def test_the_network_works_with_every_agent(agent, critic, tmp_path, monkeypatch
     monkeypatch.syspath_prepend(tmp_path)
     has_popart = "popart" in OmegaConf.load(CONFIG_DIR / "agent" / f"{agent}.yaml")
     arguments = ["env=toy", f"agent={agent}", "network=gated", *critic, *["agent.popart=null"] * has_popart]
-    arguments += ["critic_network=residual"] * (agent == "brc" and not critic)  # its own is wide, and slow to try out
     config = compose_config([*arguments, "device=cpu"], ["my_configs"])
     assert config.agent["network"]["_target_"].endswith(".Gated")
     assert config.choices["network"] == "gated"

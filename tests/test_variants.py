@@ -177,7 +177,7 @@ TINY = [
 
 
 NOT_ON_THE_TOY = ("horizon 500", "action repeat 4")  # its episodes have 50 steps
-# The others change a number or a size.
+# Kinds of change, and values at a bound; the others change a number or a size.
 KINDS = (
     *("base", "action repeat 2", "PopArt off", "layer norm off", "advantages over all tasks", "trace 1.0"),
     *("environments per task 16", "entropy bonus 0", "task number not given"),

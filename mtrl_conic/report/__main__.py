@@ -25,7 +25,7 @@ Reads the records of runs (config.yaml, provenance.json, evaluations.jsonl, metr
 and, for each protocol, its tables as CSV, Markdown and LaTeX and its pictures as PNG and SVG:
   out/index.html    one file that needs no network
   out/<protocol>/   table.csv tasks.csv improvement.csv curves.csv diagnostics.csv, curves.png curves.svg ...
-                    of runs of scripts/table3.sh also table3.csv; tables.md and tables.tex, to be pasted
+                    of runs of scripts/table3.sh also table3.csv; tables.md, tables.tex: the tables to be pasted
 
   runs=FOLDERS   run folders, folders that hold some at any depth, or globs in quotes; separated by commas
   out=FOLDER     made if need be; files of an earlier report in it are replaced
@@ -88,8 +88,8 @@ def _write(options: Options, found: list[Section], notes: list[str], command: st
         results = tables.rows(section, options.steps)
         content = Content(section, results, pictures, paper_table(section, results, notes))
         folder = options.out / section.slug
-        for write in (write_csv, write_documents):
-            write(section, content.rows, variants, content.paper, folder)
+        write_csv(section, results, variants, content.paper, folder)
+        write_documents(section, results, variants, content.paper, folder)
         for picture in content.pictures:
             save(picture, colours, folder)
         contents.append(content)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtrl_conic.report import tables
 from mtrl_conic.report.ablation import Ablation, Score
 from mtrl_conic.report.grouping import Section
 from mtrl_conic.report.paper_table import SOURCE, PaperTable
-from mtrl_conic.report.statistics import Interval
 from mtrl_conic.report.style import short_task
+from mtrl_conic.report.tables import (
+    Row,
+    episodes_text,
+    estimate,
+    estimate_text,
+    interval_text,
+    seeds_text,
+    versions,
+)
 from mtrl_conic.runs.files import write_whole
 
 
@@ -36,7 +42,7 @@ class Table:
 
 
 def write_documents(
-    section: Section, results: list[tables.Row], variants: Ablation | None, paper: PaperTable | None, folder: Path
+    section: Section, results: list[Row], variants: Ablation | None, paper: PaperTable | None, folder: Path
 ) -> list[Path]:
     """Write tables.md and tables.tex of a section; returns the files.
 
@@ -60,22 +66,17 @@ def write_documents(
     return files
 
 
-def estimate(value: tables.Estimate) -> str:
-    """Such as "0.956 ± 0.019"; the mean alone for one seed."""
-    return f"{value.mean:.3f}" if value.error is None else f"{value.mean:.3f} ± {value.error:.3f}"
-
-
-def interval(value: Interval | None) -> str:
-    """Such as "0.912 to 0.988"."""
-    return "one seed" if value is None else f"{value.low:.3f} to {value.high:.3f}"
-
-
-def _results(results: Sequence[tables.Row]) -> Table:
+def _results(results: Sequence[Row]) -> Table:
     lines = []
     for row in results:
-        steps, seeds = f"{row.method.steps[-1]:,}", tables.seeds_text(row.method)
-        cells = [row.method.label, estimate(row.final), f"{row.iqm:.3f}", interval(row.interval)]
-        lines.append([*cells, steps, seeds, tables.episodes_text(row.method)])
+        steps, seeds = f"{row.method.steps[-1]:,}", seeds_text(row.method)
+        cells = [
+            row.method.label,
+            estimate_text(row.final),
+            f"{row.iqm:.3f}",
+            interval_text(row.interval),
+        ]
+        lines.append([*cells, steps, seeds, episodes_text(row.method)])
     header = ["method", "success", "IQM", "95 % interval", "steps per task", "seeds", "episodes"]
     caption = (
         "Success over all tasks at the last evaluation: mean ± standard error over seeds, interquartile mean of the"
@@ -87,7 +88,10 @@ def _results(results: Sequence[tables.Row]) -> Table:
 
 def _tasks(section: Section) -> Table:
     lines = [
-        [short_task(task), *(estimate(tables.estimate(method.final[:, column])) for method in section.methods)]
+        [
+            short_task(task),
+            *(estimate_text(estimate(method.final[:, column])) for method in section.methods),
+        ]
         for column, task in enumerate(section.tasks)
     ]
     caption = "Success of each task at the last evaluation, mean ± standard error over seeds."
@@ -98,7 +102,7 @@ def _variants(variants: Ablation) -> Table:
     lines = []
     for effect in variants.effects:
         scores = [cell for score in (effect.final, effect.area) for cell in _score(score)]
-        lines.append([effect.method.label, *scores, tables.seeds_text(effect.method)])
+        lines.append([effect.method.label, *scores, seeds_text(effect.method)])
     header = ["variant", "success", "95 % interval", "over training", "95 % interval", "seeds"]
     caption = (
         "One change at a time: success at the last evaluation and its mean over training, each with the 95 % interval"
@@ -110,14 +114,19 @@ def _variants(variants: Ablation) -> Table:
 
 
 def _score(score: Score) -> tuple[str, str]:
-    return f"{score.mean:.3f}", interval(score.interval)
+    return f"{score.mean:.3f}", interval_text(score.interval)
 
 
 def _paper(paper: PaperTable) -> Table:
     lines = []
     for line in paper.lines:
         row, known = line.row, line.published
-        cells = [estimate(row.best), f"{row.best_step:,}", estimate(row.final), tables.seeds_text(row.method)]
+        cells = [
+            estimate_text(row.best),
+            f"{row.best_step:,}",
+            estimate_text(row.final),
+            seeds_text(row.method),
+        ]
         theirs = ["-" if known is None else f"{known.mean:.2f} ± {known.error:.3f}"] * paper.published
         lines.append([row.method.label, *cells, *theirs])
     header = ["method", "best of mean", "at step", "final success", "seeds", *["published"] * paper.published]
@@ -133,26 +142,21 @@ def _paper(paper: PaperTable) -> Table:
     return Table("papers", caption, header, lines, notes)
 
 
-def _remarks(results: Sequence[tables.Row]) -> Iterator[str]:
+def _remarks(results: Sequence[Row]) -> Iterator[str]:
     return (f"{row.method.label}: {'; '.join(row.remarks)}" for row in results if row.remarks)
 
 
 def _versions(section: Section) -> Iterator[str]:
     """What the runs were made with: what all methods share on one line, each other part on a line of its own."""
-    by_method = {method.label: tables.versions(method) for method in section.methods}
-    shared = []
-    apart = []
+    by_method = {method.label: versions(method) for method in section.methods}
+    shared, apart = [], []
     for name in next(iter(by_method.values())):
-        if name == "device":  # of it the page tells
-            continue
-        values = {label: versions[name] for label, versions in by_method.items()}
+        values = {label: found[name] for label, found in by_method.items()}
         if len(set(values.values())) == 1:
             shared.append(f"{name} {next(iter(values.values()))}")
         else:
             apart.append(f"{name}: " + "; ".join(f"{label} {value}" for label, value in values.items()))
-    if shared:
-        yield ", ".join(shared)
-    yield from apart
+    return iter([", ".join(shared), *apart] if shared else apart)
 
 
 def _markdown(origin: Sequence[str], found: Sequence[Table]) -> str:
@@ -186,30 +190,29 @@ def _latex(origin: Sequence[str], found: Sequence[Table]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_TEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-}
+_TEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+    }
+)
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|"})
 
 
 def _tex(text: str) -> str:
-    return _replaced(_one_line(text), _TEX.get)
+    return _one_line(text).translate(_TEX)
 
 
 def _plain(text: str) -> str:
     """Markdown that reads as the text itself."""
-    return _replaced(_one_line(text), lambda sign: f"\\{sign}" if sign in "\\`*_[]<>|" else None)
-
-
-def _replaced(text: str, by: Callable[[str], str | None]) -> str:
-    return "".join(found if (found := by(sign)) is not None else sign for sign in text)
+    return _one_line(text).translate(_MARKDOWN)
 
 
 def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+    return " ".join(text.split())

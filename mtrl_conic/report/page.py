@@ -10,7 +10,6 @@ from typing import Any
 
 from mtrl_conic.report import tables
 from mtrl_conic.report.comparison import pairs
-from mtrl_conic.report.documents import estimate, interval
 from mtrl_conic.report.grouping import Section
 from mtrl_conic.report.paper_table import SOURCE, PaperTable
 from mtrl_conic.report.style import DARK, DASHES, LIGHT, Colours, Picture, inline_svg, short_task
@@ -45,7 +44,8 @@ def render(contents: Sequence[Content], notes: Sequence[str], colours: Colours, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"estimate": estimate, "interval": interval, "short_task": short_task, "swatch": _dash}
+    environment.filters |= {"estimate": tables.estimate_text, "interval": tables.interval_text}
+    environment.filters |= {"short_task": short_task, "swatch": _dash}
     return environment.get_template("page.html").render(
         sections=[_view(number, content, colours) for number, content in enumerate(contents)],
         notes=notes,

@@ -88,6 +88,16 @@ def _remarks(method: Method, section: Section, limit: int | None) -> list[str]:
     return found
 
 
+def estimate_text(value: Estimate) -> str:
+    """Such as "0.956 ± 0.019"; the mean alone for one seed."""
+    return f"{value.mean:.3f}" if value.error is None else f"{value.mean:.3f} ± {value.error:.3f}"
+
+
+def interval_text(value: statistics.Interval | None) -> str:
+    """Such as "0.912 to 0.988"."""
+    return "one seed" if value is None else f"{value.low:.3f} to {value.high:.3f}"
+
+
 def seeds_text(method: Method) -> str:
     """The seeds that count, such as "0-4, 7"."""
     return ranges(method.seeds)
@@ -103,7 +113,12 @@ def versions(method: Method) -> dict[str, str]:
     """torch, metaworld, mujoco and the git commit of the runs; several where they differ."""
     pieces = [piece for run in method.folders for piece in run.pieces]
     found = {name: _several(_version(piece, name) for piece in pieces) for name in _VERSIONS}
-    return found | {"mtrl_conic": _several(map(_commit, pieces)), "device": _several(map(_device, pieces))}
+    return found | {"mtrl_conic": _several(map(_commit, pieces))}
+
+
+def devices(method: Method) -> str:
+    """What the runs were made on; several where they differ."""
+    return _several(_device(piece) for run in method.folders for piece in run.pieces)
 
 
 def _several(values: Iterable[str]) -> str:
@@ -156,5 +171,6 @@ def origin(method: Method, section: Section) -> dict[str, str]:
         "seeds": seeds_text(method),
         "seeds per run": seeds_per_run(method),
         **versions(method),
+        "device": devices(method),
         "run folders": ", ".join(str(run.folder) for run in method.folders),
     }

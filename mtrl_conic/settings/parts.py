@@ -67,13 +67,6 @@ def placed(key: str, section: Mapping[str, Any], message: str) -> str:
     return f"{key}.{message}" if named and named[0] in section else f"{key}: {message}"
 
 
-def has_own_class(section: Mapping[str, Any]) -> bool:
-    """Whether a section, or one within it, names a class that is not of this package."""
-    return not str(section.get("_target_")).startswith("mtrl_conic.") or any(
-        has_own_class(value) for value in section.values() if _is_part(value)
-    )
-
-
 def with_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     """A section with the defaults of what it leaves out, as far as its classes are this package's own.
 

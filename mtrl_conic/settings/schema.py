@@ -19,10 +19,10 @@ from mtrl_conic.envs.environments import Environments, VectorConfig, check_envir
 from mtrl_conic.envs.evaluation import EvalConfig
 from mtrl_conic.settings.device import validate_device
 from mtrl_conic.settings.errors import ConfigError, first_line
-from mtrl_conic.settings.parts import build, has_own_class, placed
+from mtrl_conic.settings.parts import build, placed
 from mtrl_conic.system import memory
 from mtrl_conic.system.cores import available_cores
-from mtrl_conic.system.trial import explained
+from mtrl_conic.system.trial import explained, is_own
 
 VECTOR_KEYS = tuple(entry.name for entry in fields(VectorConfig))
 
@@ -247,7 +247,7 @@ def _validate_agent(config: TrainConfig, agent: Agent) -> None:
     _validate_memory(config, needs)
     for network in agent.networks:
         _validate_combiner(config, network)
-    if has_own_class(config.agent):
+    if is_own(type(agent)):  # a network of a user's own is tried out when it is made
         with _explained(config, type(agent).__name__):
             try_out_agent(agent, setting)
 

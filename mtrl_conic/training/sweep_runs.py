@@ -118,8 +118,8 @@ def _run(row: Row, group: str, folder: str, flags: list[str], given: list[str]) 
         check_logger(config.logger)
     except ConfigError as error:
         raise ConfigError(f"{row.said}{error}") from error
-    replaced = [each for each in given if each not in layered(given, row.changes) and each not in row.changes]
-    return SweepRun(name, settings, flags, config, replaced)
+    kept = {*layered(given, row.changes), *row.changes}
+    return SweepRun(name, settings, flags, config, [each for each in given if each not in kept])
 
 
 def _split(rest: Sequence[str], own: str) -> tuple[list[str], list[str]]:
