@@ -50,7 +50,7 @@ class Method:
 
     @property
     def curves(self) -> dict[int, Curve]:
-        """The whole curve of every seed, counted or not."""
+        """The curve of every seed, counted or not."""
         return {seed: run.curves[seed] for seed, run in self.runs.items()}
 
     def traces(self, key: str) -> list[Trace]:
@@ -188,7 +188,7 @@ def _method(
     return Method(
         label,
         settings,
-        dict(sorted(chosen.items())),
+        {seed: run if limit is None else run.up_to(limit) for seed, run in sorted(chosen.items())},
         seeds,
         steps,
         np.stack([curves[seed].success[rows[seed]] for seed in seeds], 1),

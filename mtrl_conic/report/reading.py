@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class Curve:
     episodes: NDArray[np.int64]
     wall_seconds: Array
 
+    def up_to(self, step: int) -> Curve:
+        """Its part before and at a step."""
+        return Curve(*(values[self.steps <= step] for values in astuple(self)))
+
 
 Trace = tuple[NDArray[np.int64], Array]  # steps [T], values [T] or, one per task, [T, K]
 
@@ -69,6 +73,15 @@ class Run:
     def budget(self) -> int:
         """The length of the run in steps per task."""
         return int(self.config["steps_per_task"])
+
+    def up_to(self, step: int) -> Run:
+        """The same run with its curves and traces before and at a step."""
+        curves = {seed: curve.up_to(step) for seed, curve in self.curves.items()}
+        traces = {
+            seed: {key: (steps[steps <= step], values[steps <= step]) for key, (steps, values) in found.items()}
+            for seed, found in self.traces.items()
+        }
+        return replace(self, curves=curves, traces=traces)
 
 
 def read_run(folder: Path, notes: list[str]) -> Run | None:

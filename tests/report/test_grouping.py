@@ -184,6 +184,10 @@ def test_steps_compares_at_a_common_step(tmp_path):
     assert found["LS"].method.seeds == [0, 1, 2, 3, 4]
     assert tables.episodes_text(found["LS"].method) == "5 / 5, 50"
     assert "no evaluation at 600: numbers of step 500" in found["CAGrad"].remarks
+    assert {int(curve.steps[-1]) for curve in found["LS"].method.curves.values()} == {600}
+    assert {int(curve.steps[-1]) for curve in found["CAGrad"].method.curves.values()} == {500}
+    traces = found["CAGrad"].method.traces("critic/cosine")
+    assert [(int(steps[-1]), len(values)) for steps, values in traces] == [(558, 9)] * 3
     assert len(notes) == len(more) == 1
     assert notes[0].startswith(f"{section.title}: not all methods have the same seeds: ")
     assert all(part in notes[0] for part in ("CAGrad 0-2", "LS steps_per_task=600 0-2", "LS steps_per_task=1000 3-4"))
