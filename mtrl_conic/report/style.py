@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtrl_conic.runs.files import write_picture
+from mtrl_conic.runs.files import drawn, write_picture
 
 # Of methods, told apart by the colour-blind: on white, and what stands for them on a dark page.
 LIGHT = ("#0072b2", "#d55e00", "#00855f", "#a8468a", "#947000", "#40464d", "#2b8fce")
@@ -108,14 +107,14 @@ def inline_svg(panel: Panel, prefix: str) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    buffer = io.StringIO()
     with rc_context(_RC):
-        figure = Figure(figsize=panel.size, layout="constrained")
+        figure = Figure(figsize=panel.size, layout="constrained", facecolor="none")
         axis = figure.subplots()
         panel.draw(axis)
         axis.set_title(panel.title, loc="left", fontweight="bold")
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
+        for each in figure.axes:  # a colour bar too
+            each.patch.set_facecolor("none")
+        text = drawn(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
@@ -165,7 +164,7 @@ def save(picture: Picture, colours: Colours, folder: Path) -> list[Path]:
             figure.legend(handles=lines, loc="outside lower center", ncols=names_per_row, frameon=False)
         files = [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg")]
         write_picture(figure, files[0], dpi=130)
-        write_picture(figure, files[1], metadata={"Date": None})
+        write_picture(figure, files[1])
     return files
 
 

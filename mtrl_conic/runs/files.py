@@ -25,15 +25,30 @@ def write_whole(path: Path, content: str | bytes) -> None:
         output.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_picture(figure: Any, path: Path, **options: Any) -> None:
-    """`Figure.savefig` of matplotlib, with `write_whole`; the suffix says what kind of file.
+def write_picture(figure: Any, path: Path, dpi: float = 100) -> None:
+    """`drawn` with `write_whole`; the suffix says whether as PNG or SVG.
 
     Raises:
         WriteError: as `write_whole`.
     """
+    write_whole(path, drawn(figure, path.suffix.removeprefix("."), dpi))
+
+
+def drawn(figure: Any, kind: str, dpi: float = 100) -> bytes:
+    """A figure of matplotlib as a "png" or "svg" file, the same bytes whenever it is drawn.
+
+    `Figure.savefig` draws everything twice, once to see how far it reaches, which is most of a report's time.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.removeprefix("."), **options)
-    write_whole(path, buffer.getvalue())
+    figure.set_dpi(dpi)
+    if kind == "svg":
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    else:
+        FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
 
 
 @contextmanager
