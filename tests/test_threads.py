@@ -23,7 +23,7 @@ from mtrl_conic.settings import threads
 from mtrl_conic.settings.compose import compose_config, resume_config
 from mtrl_conic.settings.threads import threads_of
 from mtrl_conic.system import threads as system_threads
-from mtrl_conic.system.threads import in_one_thread, side_by_side
+from mtrl_conic.system.threads import as_small_work, side_by_side
 
 # The default agent on MT10: worth four threads.
 MT10 = ["env=mt10", "device=cpu"]
@@ -120,7 +120,6 @@ def test_nothing_is_taken_from_a_record_that_does_not_say(text, tmp_path):
     ("command", "own", "seen"),
     [
         (["-m", "mtrl_conic.train", "env=toy", "steps_per_task=0"], {}, "'0'"),
-        (["-m", "mtrl_conic.evaluate", "run=none"], {}, "'0'"),
         (["-m", "mtrl_conic.evaluate", "run=none"], {"GOMP_SPINCOUNT": "77"}, "'77'"),
         (["-c", "import mtrl_conic, torch, sys; sys.exit(2)"], {}, "'[1-9]"),  # somebody else's process
     ],
@@ -137,8 +136,8 @@ def test_the_threads_of_commands_sleep_while_they_wait(command, own, seen, tmp_p
 
 
 @pytest.mark.parametrize("error", [None, ValueError])
-def test_what_is_done_in_one_thread_leaves_their_number_as_it_was(error):
-    @in_one_thread
+def test_what_is_done_as_small_work_leaves_their_number_as_it_was(error):
+    @as_small_work
     def work(left, right=0):
         if error is not None:
             raise error
@@ -153,7 +152,7 @@ def test_what_is_done_in_one_thread_leaves_their_number_as_it_was(error):
     assert torch.get_num_threads() == 3
 
 
-def test_agents_act_in_one_thread_and_learn_in_all(tmp_path, monkeypatch):
+def test_agents_act_as_small_work_and_learn_in_all(tmp_path, monkeypatch):
     seen = {"explore": set(), "exploit": set(), "update": set()}
     for name, noted in seen.items():
         own = getattr(MultiTaskSAC, name)

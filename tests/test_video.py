@@ -254,6 +254,6 @@ def test_a_tape_follows_tasks_whose_episodes_end_at_other_steps():
         action = np.full((1, 2, 1, 1), number, np.float32)
         ended = np.array([number % 2 == 1, number % 3 == 2]).reshape(1, 2, 1)
         nothing = np.zeros_like(ended)
-        tape.watch(action, VectorStep(None, None, None, nothing, ended, nothing, None))
+        tape.watch(action, VectorStep(None, None, None, nothing, ended, nothing, None, None))
     kept = [{goal: actions[:, 0].tolist() for goal, actions in tape.episodes(task).items()} for task in range(2)]
     assert kept == [{0: [0, 1], 2: [4, 5]}, {0: [0, 1, 2], 2: [6, 7, 8]}]

@@ -27,6 +27,7 @@ from mtrl_conic.agents.ppo_losses import (
     clipped_losses,
     gaussian_entropy,
     gaussian_log_prob,
+    gaussian_sample,
     generalized_advantages,
     normalised,
     policy_shift,
@@ -182,10 +183,9 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
     def explore(self, observation: Tensor) -> Tensor:
         inputs = self.inputs(self.moments.normalise(observation))
         mean, log_std = self.actor_net(self.actor.views, inputs), self.spread_net(self.actor.views, inputs)
-        self.streams["exploration"].normal_(self._drawn)
-        self._drawn.mul_(log_std.exp()).add_(mean)
-        self._log_prob.copy_(gaussian_log_prob(self._drawn, mean, log_std))
-        return self._drawn.clamp(-1, 1)
+        drawn, log_prob = gaussian_sample(self.streams["exploration"].normal_(self._drawn), mean, log_std)
+        self._log_prob.copy_(log_prob)
+        return self._drawn.copy_(drawn).clamp(-1, 1)
 
     def exploit(self, observation: Tensor) -> Tensor:
         return self.greedy(observation)

@@ -24,6 +24,12 @@ def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * scaled.square() - log_std - _HALF_LOG_2PI).sum(-1)
 
 
+def gaussian_sample(noise: Tensor, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions mean + std · noise [..., A] for standard normal noise, and their log-densities [...] in nats."""
+    log_prob = torch.sub((log_std + _HALF_LOG_2PI).sum(-1).neg(), noise.square().sum(-1), alpha=0.5)
+    return torch.addcmul(mean, noise, log_std.exp()), log_prob
+
+
 def gaussian_entropy(log_std: Tensor) -> Tensor:
     """Entropy in nats [...] of normal distributions with log standard deviations [..., A]."""
     return (log_std + 0.5 + _HALF_LOG_2PI).sum(-1)

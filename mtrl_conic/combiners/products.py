@@ -7,12 +7,12 @@ except on the CPU where the gradients turn out to be far from cancelling: float3
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
-from mtrl_conic.system.matmul import by_onednn, cpu_is_exact
+from mtrl_conic.system.matmul import by_mkl, by_onednn, cpu_is_exact
 from mtrl_conic.system.seedwise import aligned, as_alone, by_seed, empty, matmul
 
 # Columns of a matrix product in float64, and how many such products run as one batch: the products keep their
@@ -84,7 +84,7 @@ def weighted_sum(weights: Tensor, jacobian: Tensor, out: Tensor | None = None, g
         if exact:
             _exact_sum(weights[row], jacobian[row], place[row])
         else:
-            with _mkl():  # oneDNN takes longer for a single row
+            with by_mkl():  # oneDNN takes longer for a single row
                 torch.mm(aligned(weights[row].to(jacobian)), jacobian[seed], out=place[row])
     return out if place is out else out.copy_(place)
 
@@ -111,29 +111,12 @@ def _fast_gramian(jacobian: Tensor) -> Tensor:
     products = matmul(rest, rest.mT)
     copied, num_tasks = _is_copied(jacobian), jacobian.shape[1]
     count = max(_COPIED // (num_tasks * _FAST_PIECE) if copied else _FAST_ENTRIES // num_tasks**2, 1)
-    with nullcontext() if copied else _mkl():
+    with nullcontext() if copied else by_mkl():
         for product, columns in zip(products, as_alone(jacobian[..., :whole]), strict=True):
             for pieces in columns.unflatten(1, (-1, _FAST_PIECE)).transpose(0, 1).split(count):
                 some = pieces.contiguous() if copied else pieces
                 product += torch.bmm(some, some.mT).sum(0, dtype=torch.float64)
     return products
-
-
-@contextmanager
-def _mkl() -> Iterator[None]:
-    """Products are MKL's inside, also where oneDNN is set (`system.matmul`).
-
-    The setting is the process's: no other thread may multiply in the meantime.
-    """
-    if not by_onednn():
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _may_cancel(products: Tensor) -> Tensor:

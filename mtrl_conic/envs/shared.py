@@ -52,6 +52,8 @@ class VectorStep(NamedTuple):
     truncated: NDArray[np.bool_]  # [S, K, N], broken off, at the horizon or by the environment, and not terminated
     success: NDArray[np.bool_]  # [S, K, N], at any step of the episode so far, this one included
     episode_return: NDArray[np.float64]  # [S, K, N], rewards of the episode so far, this one included
+    # [S, K, N, 2·O + 3], the first five side by side, which are one copy to wherever they are learned from.
+    transition: NDArray[np.float32]
 
 
 class SharedArrays(NamedTuple):
@@ -131,14 +133,20 @@ class Layout:
         """Lay the arrays over the memory."""
         arrays = place_arrays(self._fields(), memory)
         action = next(arrays)
-        first, second = (VectorStep(*(next(arrays) for _ in VectorStep._fields)) for _ in STEP)
+        first, second = (self._step(*(next(arrays) for _ in self._step_fields())) for _ in STEP)
         return SharedArrays(action, (first, second), next(arrays))
 
+    def _step(self, transition: NDArray[Any], *flags_and_return: NDArray[Any]) -> VectorStep:
+        observation, following, rest = np.split(transition, [self.observation_size, 2 * self.observation_size], -1)
+        return VectorStep._make((observation, following, rest[..., 0], *flags_and_return, transition))
+
+    def _step_fields(self) -> list[Field]:
+        """The transition, the three flags and the return."""
+        transition = ((*self.shape, 2 * self.observation_size + 3), np.float32)
+        return [transition, *[(self.shape, np.bool_)] * 3, (self.shape, np.float64)]
+
     def _fields(self) -> list[Field]:
-        observation = ((*self.shape, self.observation_size), np.float32)
-        flags = [(self.shape, np.bool_)] * 3
-        step = [observation, observation, (self.shape, np.float32), *flags, (self.shape, np.float64)]
-        action = ((*self.shape, self.action_size), np.float32)
+        action, step = ((*self.shape, self.action_size), np.float32), self._step_fields()
         return [action, *step, *step, ((max(self.workers, 1),), np.int64)]
 
 

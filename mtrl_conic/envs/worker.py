@@ -64,6 +64,7 @@ class Episodes:
         self.place = place
         self.index = index
         self._shape = (env.observation_size,)
+        self._flags = (*place, slice(-2, None))  # of the transition
         self._in_turn = in_turn
         self._action_repeat = action_repeat
         # Keyed by the place among tasks and environments, not by that among seeds: a seed draws the same
@@ -93,6 +94,7 @@ class Episodes:
         out.reward[place] = reward
         out.terminated[place] = terminated
         out.truncated[place] = truncated
+        out.transition[self._flags] = terminated, truncated
         out.success[place] = self._success
         out.episode_return[place] = self._return
         out.observation[place] = self._next_episode() if terminated or truncated else observation

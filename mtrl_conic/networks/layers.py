@@ -60,7 +60,9 @@ def linear_parameters(
 
 def linear(params: Views, name: str, x: Tensor, recorder: Recorder | None = None) -> Tensor:
     """x Wᵀ + b for rows [S, K·B, I], with a weight that all tasks share → [S, K·B, O]."""
-    return _SharedLinear.apply(x, params[f"{name}.weight"], params[f"{name}.bias"], name, recorder, _anchor(recorder))
+    return _applied(
+        _SharedLinear, x, params[f"{name}.weight"], params[f"{name}.bias"], name, recorder, _anchor(recorder)
+    )
 
 
 def expert_parameters(name: str, experts: int, fan_in: int, fan_out: int, initial: Initial) -> dict[str, Parameter]:
@@ -74,7 +76,7 @@ def expert_parameters(name: str, experts: int, fan_in: int, fan_out: int, initia
 def expert_linear(params: Views, name: str, x: Tensor, recorder: Recorder | None = None) -> Tensor:
     """x_n W_nᵀ + b_n for rows [S, K·B, n, I], each of n experts with a weight that all tasks share → [S, K·B, n, O]."""
     weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-    return _ExpertLinear.apply(x.transpose(1, 2), weight, bias, name, recorder, _anchor(recorder)).transpose(1, 2)
+    return _applied(_ExpertLinear, x.transpose(1, 2), weight, bias, name, recorder, _anchor(recorder)).transpose(1, 2)
 
 
 def mixed_linear(params: Views, name: str, x: Tensor, shares: Tensor, recorder: Recorder | None = None) -> Tensor:
@@ -84,12 +86,12 @@ def mixed_linear(params: Views, name: str, x: Tensor, shares: Tensor, recorder: 
         shares: [S, K, n], by which each task weighs them; gets a gradient.
     """
     weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-    return _MixedLinear.apply(x, shares, weight, bias, name, recorder, _anchor(recorder))
+    return _applied(_MixedLinear, x, shares, weight, bias, name, recorder, _anchor(recorder))
 
 
 def task_linear(params: Views, name: str, x: Tensor, recorder: Recorder | None = None) -> Tensor:
     """x_k W_kᵀ + b_k for rows [S, K, B, I], each task with its own weight → [S, K, B, O]."""
-    return _TaskLinear.apply(x, params[f"{name}.weight"], params[f"{name}.bias"], name, recorder, _anchor(recorder))
+    return _applied(_TaskLinear, x, params[f"{name}.weight"], params[f"{name}.bias"], name, recorder, _anchor(recorder))
 
 
 def head(params: Views, name: str, x: Tensor, per_task: bool, recorder: Recorder | None = None) -> Tensor:
@@ -101,7 +103,7 @@ def head(params: Views, name: str, x: Tensor, per_task: bool, recorder: Recorder
 
 def mixture(shares: Tensor, x: Tensor) -> Tensor:
     """Sums of M kinds of rows [M, S, R, D], J of them with shares [S, R, J, M] → [J, S, R, D]."""
-    return _Mixture.apply(shares, x)
+    return _applied(_Mixture, shares, x)
 
 
 def layer_norm_parameters(name: str, size: int) -> dict[str, Parameter]:
@@ -115,17 +117,31 @@ def layer_norm_parameters(name: str, size: int) -> dict[str, Parameter]:
 def layer_norm(params: Views, name: str, x: Tensor, recorder: Recorder | None = None) -> Tensor:
     """Normalised rows [S, K·B, D] times a gain plus a bias that all tasks share (arXiv 1607.06450)."""
     normal = F.layer_norm(x, x.shape[-1:])
-    return _Affine.apply(normal, params[f"{name}.gain"], params[f"{name}.bias"], name, recorder, _anchor(recorder))
+    return _applied(_Affine, normal, params[f"{name}.gain"], params[f"{name}.bias"], name, recorder, _anchor(recorder))
 
 
 def task_vectors(params: Views, name: str, recorder: Recorder | None = None) -> Tensor:
     """The tasks' own vectors [K, D], an embedding of each, as [S, K, 1, D]."""
-    return _TaskVectors.apply(params[name], name, recorder, _anchor(recorder))
+    return _applied(_TaskVectors, params[name], name, recorder, _anchor(recorder))
 
 
 def shared_vectors(params: Views, name: str, num_tasks: int, recorder: Recorder | None = None) -> Tensor:
     """A vector [D] that all tasks share, once for each of them, as [S, K, 1, D]."""
-    return _SharedVectors.apply(params[name], num_tasks, name, recorder, _anchor(recorder))
+    return _applied(_SharedVectors, params[name], num_tasks, name, recorder, _anchor(recorder))
+
+
+class _NoGraph:
+    """Stands in for a function's context where nothing will be differentiated."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Forget them."""
+
+
+def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """`function.apply`, without autograd's part of it where no gradient is wanted: small layers take half the time."""
+    if torch.is_grad_enabled():
+        return function.apply(*arguments)
+    return function.forward(_NoGraph(), *arguments)
 
 
 def _anchor(recorder: Recorder | None) -> Tensor | None:

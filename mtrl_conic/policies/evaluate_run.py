@@ -34,7 +34,7 @@ from mtrl_conic.settings.threads import threads_of
 from mtrl_conic.system.foreign import exited
 from mtrl_conic.system.matmul import set_matmul_precision
 from mtrl_conic.system.signals import Signals
-from mtrl_conic.system.threads import in_one_thread
+from mtrl_conic.system.threads import as_small_work
 from mtrl_conic.video.frames import Clip
 from mtrl_conic.video.recording import FORMATS, Tape, VideoError, draw, drawing_elsewhere, find_backend
 
@@ -96,7 +96,7 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     for message in weights.messages:
         print(message, file=sys.stderr)
     actors, seeds = Actors(config, weights, config.seeds), options.get("seeds", config.seeds)
-    act = in_one_thread(actors.among(seeds))  # as in training
+    act = as_small_work(actors.among(seeds))  # as in training
     shape = (len(seeds), len(actors.tasks), min(config.eval.num_envs_per_task, options["episodes"]))
     workers = _choose_workers(config, math.prod(shape), options.get("workers"))
     out = Path(options.get("out", run / _name(checkpoint, seeds, config.seeds, options["episodes"])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -36,6 +38,23 @@ def float32_products(device: torch.device) -> str:
 def by_onednn() -> bool:
     """Whether the CPU's products of float32 matrices are now computed by oneDNN, be it in float32 or not."""
     return torch.get_float32_matmul_precision() != "highest"
+
+
+@contextmanager
+def by_mkl() -> Iterator[None]:
+    """Float32 products on the CPU are MKL's inside, also where oneDNN is set to compute the same: for small ones.
+
+    The setting is the process's: no other thread may multiply in the meantime.
+    """
+    before = torch.get_float32_matmul_precision()
+    if not by_onednn() or not cpu_is_exact():
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def cpu_is_exact() -> bool:

@@ -9,17 +9,19 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from mtrl_conic.system.matmul import by_mkl
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
-def in_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function, whose work on the CPU is done in the thread that calls it; other work has as many as before.
+def as_small_work(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function, whose work on the CPU is done in the thread that calls it, with products by MKL.
 
     For what is small and made while other processes want the cores: a second thread is woken on a core that one of
-    them has, or has just left, and the first waits for it.
+    them has, or has just left, and the first waits for it. And oneDNN looks for its way longer than it then takes.
     """
 
     @wraps(function)
@@ -27,7 +29,8 @@ def in_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return function(*args, **kwargs)
+            with by_mkl():
+                return function(*args, **kwargs)
         finally:
             torch.set_num_threads(before)
 

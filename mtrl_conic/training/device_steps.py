@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtrl_conic.agents.protocol import Agent
 from mtrl_conic.system.capture import Captured, CudaGraph, Graph
-from mtrl_conic.system.threads import in_one_thread
+from mtrl_conic.system.threads import as_small_work
 
 
 class DeviceSteps(NamedTuple):
@@ -21,7 +21,7 @@ class DeviceSteps(NamedTuple):
 
 
 def device_steps(agent: Agent, graphs: bool = True, make_graph: Callable[[], Graph] | None = None) -> DeviceSteps:
-    """The steps of an agent on its device; on the CPU it acts in one thread.
+    """The steps of an agent on its device; on the CPU it acts in one thread (`as_small_work`).
 
     Args:
         agent: its state must not be replaced by other tensors any more; loading a checkpoint comes first.
@@ -31,7 +31,7 @@ def device_steps(agent: Agent, graphs: bool = True, make_graph: Callable[[], Gra
     if make_graph is None and agent.device.type == "cuda":
         make_graph = CudaGraph
     if make_graph is None or not graphs:
-        return DeviceSteps(in_one_thread(agent.explore), in_one_thread(agent.exploit), agent.update)
+        return DeviceSteps(as_small_work(agent.explore), as_small_work(agent.exploit), agent.update)
     explore = Captured(agent.explore, agent.explore_kind, make_graph=make_graph)
     exploit = Captured(agent.exploit, make_graph=make_graph)
     if not agent.capturable:

@@ -27,7 +27,7 @@ class StepTransfer:
         on_cuda = device.type == "cuda"
         self.device = device
         self._columns = (observation_size, observation_size, 1, 1, 1)
-        self._step = torch.zeros(*shape, sum(self._columns), pin_memory=on_cuda)
+        self._step = torch.zeros(*shape, sum(self._columns), pin_memory=True) if on_cuda else None
         self._action = torch.zeros(*shape, action_size, pin_memory=on_cuda)
         self._copied = torch.cuda.Event() if on_cuda else None
 
@@ -40,15 +40,12 @@ class StepTransfer:
 
         All are float32 on the device.
         """
-        if self._copied is not None:
+        given = torch.from_numpy(step.transition)
+        if self._step is None or self._copied is None:
+            copy = given.to(self.device, copy=True)
+        else:
             self._copied.synchronize()  # before the pinned memory is written again
-        columns = self._step.split(self._columns, -1)
-        columns[0].copy_(torch.from_numpy(step.observation))
-        columns[1].copy_(torch.from_numpy(step.next_observation))
-        for column, values in zip(columns[2:], (step.reward, step.terminated, step.truncated), strict=True):
-            column.squeeze(-1).copy_(torch.from_numpy(values))
-        copy = self._step.to(self.device, non_blocking=True, copy=True)
-        if self._copied is not None:
+            copy = self._step.copy_(given).to(self.device, non_blocking=True)
             self._copied.record()
         following, reached, *rest = copy.split(self._columns, -1)
         reward, terminated, truncated = (column.squeeze(-1) for column in rest)

@@ -43,7 +43,8 @@ def by_hand(spec, seed, task, env, actions):
         if result.terminated or truncated:
             following = single.reset(int(generator.integers(spec.num_goals)))
             rewards, success = [], False
-        rows.append((following, result.observation, result.reward, result.terminated, truncated, any_success, total))
+        transition = following, result.observation, result.reward, result.terminated, truncated
+        rows.append((*transition, any_success, total, np.hstack(transition)))
     return first, [np.array(field) for field in zip(*rows, strict=True)]
 
 
@@ -54,8 +55,9 @@ def test_shapes_and_types():
         assert (observation.shape, observation.dtype) == ((2, 3, 4, 6), np.float32)
         step = vector.step(np.zeros((2, 3, 4, 2), np.float32))
     assert step.observation.shape == step.next_observation.shape == (2, 3, 4, 6)
-    assert all(field.shape == (2, 3, 4) for field in step[2:])
-    types = [np.float32, np.float32, np.float32, np.bool_, np.bool_, np.bool_, np.float64]
+    assert all(field.shape == (2, 3, 4) for field in step[2:-1])
+    assert step.transition.shape == (2, 3, 4, 2 * 6 + 3)
+    types = [np.float32, np.float32, np.float32, np.bool_, np.bool_, np.bool_, np.float64, np.float32]
     assert [field.dtype for field in step] == types
 
 
