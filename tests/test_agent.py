@@ -36,7 +36,7 @@ def row(batch, index):
     return Batch(*(tensor[index : index + 1] for tensor in batch))
 
 
-@pytest.mark.parametrize("updates", [50, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("updates", [25, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("combiner", COMBINERS)
 def test_a_seed_learns_the_same_alone_and_among_others(combiner, updates):
     """Its whole state, in double precision: ten seeds, and tasks enough to show what is averaged over both."""

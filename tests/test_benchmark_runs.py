@@ -255,7 +255,7 @@ def test_a_command_that_fails_is_one_line(capfd):
     assert "combiner=nope" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_command_and_leaves_nothing(number, tmp_path):
     program = (
         "import sys; from mtrl_conic.benchmark import __main__, command; "

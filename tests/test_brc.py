@@ -220,7 +220,7 @@ def test_no_step_reads_or_moves_a_number(combiner, without_numbers):
         agent.observe(Transition(observation, action, flags, observation, flags, flags))
 
 
-@pytest.mark.parametrize("scope", ["shared", "all"])
+@pytest.mark.parametrize("scope", ["shared", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("combiner", COMBINERS)
 def test_a_seed_learns_the_same_alone_and_among_others(combiner, scope):
     together, alone = (make(combiner, gradient_scope=scope, seeds=seeds) for seeds in ((3, 5), (3,)))

@@ -58,6 +58,7 @@ def test_slurm_with_stand_ins_for_its_commands(tmp_path, slurm):
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "job.sh", "sweep"}
 
 
+@pytest.mark.slow  # in one process: test_a_sweep_goes_on_with_and_without_a_launcher
 def test_a_sweep_of_variants_on_slurm(tmp_path, slurm):
     """One array of the runs that are missing, each with its own agent; started again, it finds all of them done."""
     arguments = ["variants=table3", "0,1", "sweep", "only=stl,pcgrad", "experiment=smoke", *RUNS]

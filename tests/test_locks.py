@@ -79,7 +79,7 @@ def run(module: str, name: str, *arguments: str, cwd: Path) -> str:
     return process.stderr
 
 
-@pytest.mark.parametrize("name", ["ENOLCK", "EIO"])
+@pytest.mark.parametrize("name", ["ENOLCK", pytest.param("EIO", marks=pytest.mark.slow)])
 def test_a_run_is_started_and_resumed_without_locks(tmp_path, name):
     whole = [*TOY, "combiner=ls", "run_dir=run", "resume=auto"]
     (tmp_path / "run").mkdir()

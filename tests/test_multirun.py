@@ -128,6 +128,7 @@ def test_a_signal_ends_the_sweep_with_a_checkpoint(number, tmp_path):
     assert not (tmp_path / "sweep" / "combiner=conicgrad").exists()
 
 
+@pytest.mark.slow
 def test_joblib(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     arguments = ["combiner=ls,conicgrad", "env.workers=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]

@@ -141,7 +141,7 @@ def test_a_rollout_that_cannot_be_parted_is_refused():
 
 
 @pytest.mark.parametrize("diverging", ["none", "critic", "actor"])
-@pytest.mark.parametrize("combiner", ["ls", "conicgrad", "pcgrad", "famo"])
+@pytest.mark.parametrize("combiner", ["ls", "conicgrad"])
 def test_networks_learn_the_same_side_by_side_and_one_after_the_other(combiner, diverging):
     settings = ["agent=mtmhppo", "agent.rollout_steps=8", "agent.minibatches=4", "agent.epochs=2"]
     config = compose_config(["env=toy", "env.num_envs_per_task=2", f"combiner={combiner}", "device=cpu", *settings])
@@ -150,7 +150,7 @@ def test_networks_learn_the_same_side_by_side_and_one_after_the_other(combiner, 
     for threads in (1, 2):
         agent, draws = config.make_agent(), torch.Generator().manual_seed(0)
         agent.setup(setting)
-        for step in range(24):
+        for step in range(16):
             observation, reached = (torch.randn(2, 3, 2, 6, generator=draws) for _ in range(2))
             action, reward = agent.explore(observation), torch.randn(2, 3, 2, generator=draws)
             agent.observe(Transition(observation, action, reward, reached, 0 * reward, 0 * reward))

@@ -20,7 +20,7 @@ KINDS = ("ls", "conicgrad", "pcgrad", "nashmtl", "famo", "torchjd")
     "combiner", [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in COMBINERS]
 )
 def test_every_combiner_resumes_to_the_last_bit(combiner, tmp_path):
-    arguments = [*TOY, f"combiner={combiner}", f"steps_per_task={TOTAL}", "seeds=[3,5]", "env.workers=1"]
+    arguments = [*TOY, f"combiner={combiner}", f"steps_per_task={TOTAL}", "seeds=[3,5]"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_here(compose_config([*arguments, f"run_dir={whole}"]))
     run_here(compose_config([*arguments, f"run_dir={cut}"]), stop=CUT)
@@ -40,7 +40,7 @@ def test_resumed_run_equals_uninterrupted_one(combiner, tmp_path):
 @pytest.mark.parametrize("agent", [[], ["agent=mtmhppo", "agent.rollout_steps=16"]], ids=["off-policy", "on-policy"])
 def test_held_actions_resume_to_the_last_bit(agent, tmp_path):
     toy = TOY if not agent else [each for each in TOY if "_per_task=" not in each and "warmup" not in each]
-    arguments = [*toy, *agent, "combiner=ls", f"steps_per_task={TOTAL}", "env.action_repeat=5", "env.workers=1"]
+    arguments = [*toy, *agent, "combiner=ls", f"steps_per_task={TOTAL}", "env.action_repeat=5"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_here(compose_config([*arguments, f"run_dir={whole}"]))
     run_here(compose_config([*arguments, f"run_dir={cut}"]), stop=CUT)
@@ -109,7 +109,7 @@ def test_each_task_of_mt10_resumes_to_the_last_bit(tmp_path):
 @pytest.mark.parametrize("combiner", ["conicgrad", "pcgrad"])
 def test_seed_three_of_ten_equals_seed_three_alone(combiner, tmp_path):
     """Up to the rounding of differently batched products, through a whole run: goals, noise, replay and combiner."""
-    arguments = [*TOY, f"combiner={combiner}", "steps_per_task=150", "env.workers=1"]
+    arguments = [*TOY, f"combiner={combiner}", "steps_per_task=150"]
     run_here(compose_config([*arguments, "seeds=[0,1,2,3,4,5,6,7,8,9]", f"run_dir={tmp_path / 'ten'}"]))
     run_here(compose_config([*arguments, "seeds=[3]", f"run_dir={tmp_path / 'one'}"]))
     ten, one = (read_file(tmp_path / name / "checkpoints" / "step_150.pt")["agent"] for name in ("ten", "one"))

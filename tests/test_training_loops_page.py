@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import environment
 from supervised import Example
@@ -19,6 +20,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow  # the same replicas without torchrun: test_backward_replicas.py
 def test_the_script_under_torchrun(tmp_path):
     """It trains, and the replicas end alike."""
     assert "torchrun --standalone --nproc-per-node=2 parallel.py" in PAGE

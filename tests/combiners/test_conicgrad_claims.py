@@ -258,7 +258,7 @@ def test_two_tasks_are_as_smooth_as_said(kind):
         assert torch.linalg.eigvalsh(hessian).abs().max() <= tasks.lipschitz * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("c", [0.5, 0.8])
+@pytest.mark.parametrize("c", [pytest.param(0.5, marks=pytest.mark.slow), 0.8])
 @pytest.mark.parametrize("kind", SMOOTH)
 def test_squared_gradient_falls_like_one_over_t(kind, c):
     """cos(d, g_0) ≥ c and ‖d‖ = ‖g_0‖ put the descent lemma into the form
