@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 import pickle
+import select
 import socket
 import struct
 import time
@@ -27,6 +28,7 @@ DONE = b"."
 
 _LENGTH = struct.Struct("!Q")
 _ALIGNMENT = 64  # a cache line
+_PIECES = 30  # of a wait
 
 Place = tuple[int, int, int]  # indices of the seed, of the task and of the environment
 Field = tuple[tuple[int, ...], DTypeLike]  # the shape and the type of an array in the shared memory
@@ -200,12 +202,18 @@ def receive_byte(connection: socket.socket, patience: float) -> bytes:
     Raises:
         TimeoutError: none came within the connection's own time limit.
     """
+    arrived = select.poll()
+    arrived.register(connection, select.POLLIN)
     deadline = time.perf_counter() + patience
     while time.perf_counter() < deadline:
-        try:
-            return connection.recv(1, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            os.sched_yield()
+        if arrived.poll(0):
+            return connection.recv(1)
+        os.sched_yield()
+    limit = connection.gettimeout()
+    # In pieces, of which each counts for no more than its length: where a scheduler suspends this process and the other
+    # one, the clock goes on without them.
+    if limit is not None and not any(arrived.poll(1e3 * limit / _PIECES) for _ in range(_PIECES)):
+        raise TimeoutError
     return connection.recv(1)
 
 

@@ -115,6 +115,34 @@ def test_a_hanging_environment_is_named_after_the_timeout():
         assert not any(map(alive, started))
 
 
+SUSPENDED = """
+import numpy as np
+from vector_specs import ScriptSpec
+from mtrl_conic.envs.vector import VectorEnv
+with VectorEnv(ScriptSpec("wait", file="go"), [0], workers=1, timeout=1.0) as vector:
+    vector.reset()
+    print(vector._processes[0].process.pid, flush=True)
+    for _ in range(2):
+        vector.step(np.ones((1, 3, 1, 1), np.float32))
+print("went on")
+"""
+
+
+def test_a_suspended_run_goes_on(tmp_path):
+    """As a scheduler suspends a job and Docker a container: the processes are stopped for longer than the timeout."""
+    with run_script(tmp_path / "script.py", SUSPENDED, cwd=tmp_path) as process:
+        both = [process.pid, int(process.stdout.readline())]
+        time.sleep(0.3)  # it waits for the second step
+        for pid in both:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.5)
+        (tmp_path / "go").touch()
+        for pid in both:  # the worker last: what waits for it finds no answer when it wakes
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.1)
+        assert process.communicate(timeout=60)[0] == "went on\n"
+
+
 def test_environments_step_between_send_and_receive(tmp_path):
     # The step ends only after the parent, busy with something else, has made the file.
     with VectorEnv(ScriptSpec("wait", file=str(tmp_path / "go")), [0], workers=2) as vector:
