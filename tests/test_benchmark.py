@@ -94,6 +94,7 @@ def test_loop_is_measured_for_each_number_of_seeds(tmp_path, capsys):
     assert "evaluation" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_growth_changes_one_thing_at_a_time(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "DEFAULT", {"tasks": 2, "seeds": 1, "batch": 4, "width": 8})
     monkeypatch.setattr(growth, "VALUES", {"tasks": (2, 3), "seeds": (2,), "batch": (8,), "width": (16,)})

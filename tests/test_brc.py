@@ -208,7 +208,7 @@ def test_all_tasks_of_a_seed_share_one_temperature():
 # The whole
 
 
-@pytest.mark.parametrize("combiner", ["ls", "conicgrad", "famo", "nashmtl", "graddrop"])
+@pytest.mark.parametrize("combiner", ["ls", "conicgrad", "famo"])
 def test_no_step_reads_or_moves_a_number(combiner, without_numbers):
     agent = make(combiner, "meta", torch.float32)
     steps = device_steps(agent, make_graph=RecordedOnTheHost)

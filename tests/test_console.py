@@ -58,6 +58,7 @@ def test_a_run_on_a_full_disk_for_what_it_prints_goes_on(undisturbed, tmp_path):
     assert_undisturbed(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_started_without_any_stream_goes_on(undisturbed, tmp_path):
     """Nothing that the run opens may take the numbers of its standard streams, which its workers write to."""
     arguments = command(*RUN, f"run_dir={tmp_path / 'run'}")

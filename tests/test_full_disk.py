@@ -26,7 +26,7 @@ from mtrl_conic.training.session import resume, train
 PACKAGE = Path(__file__).resolve().parent.parent / "mtrl_conic"
 ARGUMENTS = [*TOY, "combiner=conicgrad", "seeds=[3,5]", "steps_per_task=200"]
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-LEVELS = range(7)
+LEVELS = range(5)
 
 
 class NeverStopped:
@@ -184,6 +184,7 @@ def test_the_toy_problem(tmp_path, monkeypatch, capsys):
         assert f"error: {tmp_path}/" in problem(capsys)
 
 
+@pytest.mark.slow
 def test_a_gif_and_a_video(whole, tmp_path):
     """Their process is another one: it inherits the kernel's limit."""
     for kind in ("gif", "mp4"):
@@ -206,6 +207,7 @@ def test_a_gif_and_a_video(whole, tmp_path):
         assert json.loads((tmp_path / "x.json").read_text())["seeds"] == [3, 5]  # the numbers are not lost
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_log_cannot_be_written(tmp_path):
     """The run fails, and those that can go on."""
     (tmp_path / "s").mkdir()

@@ -187,6 +187,7 @@ def test_wandb_that_is_not_installed(tmp_path):
     assert 'pip install "mtrl_conic[wandb]"' in error
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login(tmp_path_factory, tmp_path):
     pytest.importorskip("wandb")
     error = refused(tmp_path, "logger=wandb", HOME=str(tmp_path_factory.mktemp("home")))

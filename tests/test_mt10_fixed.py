@@ -87,6 +87,7 @@ def run(tmp_path_factory):
     return train_here(*PRESET, *small, *short, "combiner=pcgrad", "threads=1", "env.workers=0", f"run_dir={folder}")
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_finite_records(run):
     lines, metrics = records(run), records(run, "metrics")
     assert [(line["step"], line["seed"], line["episodes"]) for line in lines] == [

@@ -237,6 +237,7 @@ sys.exit(main(["-m", "env=toy", "hydra/launcher=joblib"]))
 """
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_not_installed(tmp_path):
     process = subprocess.run(
         [sys.executable, "-c", WITHOUT_PLUGINS], cwd=tmp_path, env=environment(), capture_output=True, text=True

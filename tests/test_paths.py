@@ -142,6 +142,7 @@ def test_the_command_of_the_provenance_runs_when_pasted(place, tmp_path):
     pasted(place / f"b {NASTY}", place, tmp_path / "before")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_hydras(place, tmp_path, monkeypatch, capsys):
     """Two runs, whose folders' commands start each alone; then they are told to be complete."""
     monkeypatch.chdir(place)

@@ -12,8 +12,8 @@ from resuming import COMBINERS, CUT, TOTAL, assert_same_run, interrupted_at, res
 from mtrl_conic.runs.checkpoint import read_file
 from mtrl_conic.settings.compose import compose_config, resume_config
 
-# One of each kind: no state, state, random numbers, a counter on the host, a look back, pickles.
-KINDS = ("ls", "conicgrad", "pcgrad", "nashmtl", "famo", "torchjd")
+# One of each kind: state, random numbers, a counter on the host, pickles. The others are slow.
+KINDS = ("conicgrad", "pcgrad", "nashmtl", "torchjd")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_each_task_of_mt10_resumes_to_the_last_bit(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut", 560)
 
 
-@pytest.mark.parametrize("combiner", ["conicgrad", "pcgrad"])
+@pytest.mark.parametrize("combiner", ["conicgrad", pytest.param("pcgrad", marks=pytest.mark.slow)])
 def test_seed_three_of_ten_equals_seed_three_alone(combiner, tmp_path):
     """Up to the rounding of differently batched products, through a whole run: goals, noise, replay and combiner."""
     arguments = [*TOY, f"combiner={combiner}", "steps_per_task=150"]

@@ -66,7 +66,9 @@ def clock(monkeypatch):
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize(
+    "number", [pytest.param(each, marks=() if each == signal.SIGTERM else pytest.mark.slow) for each in STOPPING]
+)
 def test_signals_write_a_checkpoint(number, tmp_path):
     """Sent to the run and its workers, several times at once, as `timeout`, shells and clusters do."""
     run = tmp_path / "run"
@@ -87,6 +89,7 @@ def test_signals_write_a_checkpoint(number, tmp_path):
     assert records(run)[-1]["step"] == stopped + 1
 
 
+@pytest.mark.slow
 def test_nohup_stays_nohup(tmp_path):
     run = tmp_path / "run"
     arguments = command(*TOY, "combiner=ls", "steps_per_task=1000000", f"run_dir={run}")

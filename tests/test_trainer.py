@@ -151,6 +151,7 @@ def test_a_combiner_that_cannot_go_on_is_one_line(tmp_path):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_training_does_not_load_what_draws(tmp_path):
     """A MUJOCO_GL that this machine cannot serve stops only what draws."""
     arguments = ["env=mt1", "env.task=reach-v3", "agent.hidden_sizes=[8]", "steps_per_task=2", "warmup_steps=2"]

@@ -60,11 +60,6 @@ def test_a_sweep_of_a_users_variants(tmp_path):
     assert (base["agent"]["batch_size_per_task"], narrow["agent"]["batch_size_per_task"]) == (8, 9)
     assert base["choices"]["combiner"] == narrow["choices"]["combiner"] == "ls"
 
-    shutil.rmtree(runs[0])
-    again = run_sweep(tmp_path, *arguments)
-    assert again.returncode == 0, again.stderr
-    assert [line for line in again.stdout.splitlines() if line.startswith("start: ")] == ["start: base/seed_0"]
-
     copy = shutil.copytree(runs[1], tmp_path / "elsewhere")
     assert read_run(copy, []).config["variant"] == "narrow, 2 layers"
     assert resume_config(str(copy), ["steps_per_task=200"]).variant == "narrow, 2 layers"

@@ -114,6 +114,7 @@ def test_a_backend_asked_for_that_does_not_work(monkeypatch, wanted, words):
         video.find_backend("gif", drawn_by_mujoco=True, wanted=wanted)
 
 
+@pytest.mark.slow
 def test_mujoco_gl_that_names_nothing_is_one_line(tmp_path):
     """MuJoCo itself refuses to be imported with it."""
     config = compose_config(["env=mt1", "env.task=reach-v3", "experiment=smoke", "combiner=ls", "device=cpu"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from mtrl_conic.networks.layout import Layout
 from mtrl_conic.networks.protocol import Network, layout_of
 from mtrl_conic.system import seedwise
 from mtrl_conic.system.streams import SeedStreams
+from mtrl_conic.system.threads import in_one_thread
+
+_SMALL = 1 << 20  # numbers in a seed's Jacobian up to which one thread combines and steps faster than several
 
 
 def require_shared(name: str, layout: Layout, combiner: Combiner) -> None:
@@ -83,6 +87,7 @@ class Learner:
         combiner.setup(setting.seeds, setting.num_tasks, setting.device)
         num_seeds, num_tasks = setting.cells
         self._factor = num_tasks if reduction == "sum" else 1
+        self._is_small = num_tasks * self.layout.size <= _SMALL
         device, dtype = setting.device, setting.dtype
         self.params = seedwise.zeros((num_seeds, self.layout.size), device, dtype)
         self.layout.initialize(self.params, streams)
@@ -120,12 +125,13 @@ class Learner:
             Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
         """
         detached, name = differentiated.losses, self.name
-        self.combine(differentiated)
-        if self._factor > 1:
-            self.gradients.flat.mul_(self._factor)
-        norm = self.clip(self.layout, self.gradients.flat)
-        health.check(name, detached, norm)
-        self.optimizer.step(health.halted)
+        with in_one_thread(self.params.device) if self._is_small else nullcontext():
+            self.combine(differentiated)
+            if self._factor > 1:
+                self.gradients.flat.mul_(self._factor)
+            norm = self.clip(self.layout, self.gradients.flat)
+            health.check(name, detached, norm)
+            self.optimizer.step(health.halted)
         if self.combiner.looks_back:
             with torch.no_grad():
                 self.combiner.look_back(losses_again())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,7 +103,8 @@ class Minibatches:
         self._columns, self._streams = list(columns), streams
         self._rows = torch.zeros(*cells, count, sum(columns), device=device, dtype=dtype)
         order = (epochs, minibatches, *cells, count // minibatches)
-        self._order = torch.zeros(order, dtype=torch.int64, device=device)
+        self._order = torch.zeros(order, dtype=torch.int64, device=device)  # numbers of rows, counted through all cells
+        self._first = torch.arange(0, math.prod(cells) * count, count, device=device).view(*cells, 1)  # of each cell
         self._next = torch.zeros(1, dtype=torch.int64, device=device)  # on the device, where `take` reads it
         self._draws = torch.zeros(*cells, count, dtype=torch.float64, device=device)
 
@@ -111,7 +113,7 @@ class Minibatches:
         torch.cat(fields, -1, out=self._rows)
         minibatches = self._order.shape[1]
         for epoch in self._order:
-            order = self._streams.uniform_(self._draws).argsort(-1)
+            order = self._streams.uniform_(self._draws).argsort(-1) + self._first
             epoch.copy_(order.unflatten(-1, (minibatches, -1)).permute(2, 0, 1, 3))
         self._next.zero_()
 
@@ -119,5 +121,5 @@ class Minibatches:
         """The fields [S, K, B, ·] of the next minibatch."""
         index = self._order.flatten(0, 1).index_select(0, self._next)[0]
         self._next.add_(1)
-        rows = self._rows.gather(2, index.unsqueeze(-1).expand(*index.shape, self._rows.shape[-1]))
+        rows = self._rows.flatten(0, 2).index_select(0, index.flatten()).unflatten(0, index.shape)
         return rows.split(self._columns, -1)

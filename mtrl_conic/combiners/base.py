@@ -251,12 +251,10 @@ def conflict_statistics(gramian: Tensor, weights: Tensor) -> dict[str, Tensor]:
         cosine: [S], cos(d, g_0), 0 if either is 0; conflict: [S], the share of task pairs with a negative product.
     """
     num_tasks = gramian.shape[-1]
-    weights = weights.to(gramian)
-    mean_products = gramian.mean(-1)
-    mean_norm = mean_products.mean(-1).clamp_min(0).sqrt()
-    norm = matmul(matmul(weights.unsqueeze(1), gramian), weights.unsqueeze(2)).flatten().clamp_min(0).sqrt()
-    norms = mean_norm * norm
-    inner = (weights * mean_products).sum(-1)
-    cosine = torch.where(norms > 0, inner / norms, 0).clamp(-1, 1)
+    row = weights.to(gramian).unsqueeze(1)
+    products = matmul(row, gramian)  # of the direction and each gradient
+    square = matmul(products, row.mT).flatten()
+    norms = gramian.mean(-1).mean(-1).mul_(square).clamp_min_(0).sqrt_()
+    cosine = torch.where(norms > 0, products.mean(-1).flatten() / norms, 0).clamp_(-1, 1)
     pairs = max(num_tasks * (num_tasks - 1), 1)
     return {"cosine": cosine, "conflict": (gramian < 0).sum((-2, -1)) / pairs}

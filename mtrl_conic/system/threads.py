@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
@@ -11,10 +12,28 @@ import torch
 
 from mtrl_conic.system.matmul import by_mkl
 
+_CPU = torch.device("cpu")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _A = TypeVar("_A")
 _B = TypeVar("_B")
+
+
+@contextmanager
+def in_one_thread(device: torch.device) -> Iterator[None]:
+    """Work on the CPU inside is done in the thread that calls it; other work has as many as before.
+
+    For what is small: to wake a second thread for it takes longer than its half of the work.
+    """
+    before = torch.get_num_threads()
+    if device.type != "cpu" or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def as_small_work(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -26,13 +45,8 @@ def as_small_work(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with by_mkl():
-                return function(*args, **kwargs)
-        finally:
-            torch.set_num_threads(before)
+        with in_one_thread(_CPU), by_mkl():
+            return function(*args, **kwargs)
 
     return call
 

@@ -33,7 +33,7 @@ def evaluated(spec, act, seeds, at_a_time, episodes, workers=0, watch=None):
         return evaluate(act, envs, episodes, **watching)
 
 
-@pytest.mark.parametrize("episodes", [1, 4, 9, 13])  # fewer than at a time, more than there are goals
+@pytest.mark.parametrize("episodes", [1, 13])  # fewer than at a time, more than there are goals
 @pytest.mark.parametrize(("at_a_time", "workers"), [(2, 0), (3, 2), (5, 0)])
 @pytest.mark.parametrize(
     ("spec", "act"),

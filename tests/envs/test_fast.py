@@ -71,9 +71,11 @@ def mt10():
 
 
 @pytest.mark.parametrize("task", benchmark_tasks("mt10"))
-@pytest.mark.parametrize(("reward_version", "goals"), [("v2", (31,)), ("v1", (17,))])
-def test_the_fast_path_equals_the_shipped_class(mt10, task, reward_version, goals):
-    compare_all(task, reward_version, goals, mt10.goals[mt10.tasks.index(task)])
+def test_the_fast_path_equals_the_shipped_class(mt10, task):
+    """The older rewards in every third task; in all: the test below."""
+    place = mt10.tasks.index(task)
+    for reward_version, goals in (("v2", (31,)), ("v1", (17,)))[: 2 if place % 3 == 0 else 1]:
+        compare_all(task, reward_version, goals, mt10.goals[place])
 
 
 @pytest.mark.slow

@@ -78,7 +78,11 @@ def play(vectors, steps, mode=AutoresetMode.SAME_STEP):
     ("mode", "options"),
     [
         (AutoresetMode.SAME_STEP, {"use_one_hot": True}),
-        (AutoresetMode.NEXT_STEP, {"recurrent_info_in_obs": True, "task_select": "pseudorandom"}),
+        pytest.param(
+            AutoresetMode.NEXT_STEP,
+            {"recurrent_info_in_obs": True, "task_select": "pseudorandom"},
+            marks=pytest.mark.slow,
+        ),
         (AutoresetMode.DISABLED, {"reward_normalization_method": "exponential", "reward_function_version": "v1"}),
     ],
 )
