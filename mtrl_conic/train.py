@@ -40,6 +40,7 @@ settings (default)
   agent.NAME=VALUE               such as agent.gradient_scope=shared|all
   eval.every=N (10000)           eval.episodes=N (5)  eval.final_episodes=N (50)
   eval.parallel=N (10)           episodes of a task that are played at the same time, at most
+  eval.terminate_on_success=true (false; true in experiment=fast)  end them with their success: the same rates sooner
   device=auto|cpu|cuda (auto)    run_dir=PATH (a fresh folder under runs/)
   threads=N                      of the updates on the CPU (by the size of their work, at most the cores)
   max_wall_seconds=N             stop with a checkpoint so long after the command was started

@@ -22,6 +22,7 @@ class EvalConfig:
     episodes: int
     final_episodes: int
     parallel: int = 1  # as in all versions before there was a choice
+    terminate_on_success: bool = False
 
     @property
     def num_envs_per_task(self) -> int:
@@ -37,7 +38,8 @@ class EvalConfig:
 class Evaluation(NamedTuple):
     """Means over the episodes of each seed and task.
 
-    `success_rate` is the share of episodes with success at any step.
+    `success_rate` is the share of episodes with success at any step. Where the episodes are broken off there, it is
+    the same, and `episode_return` ends there.
     """
 
     success_rate: NDArray[np.float64]  # [S, K]
@@ -91,7 +93,7 @@ def evaluate(
     at_a_time = envs.shape[2]
     episode = np.broadcast_to(np.arange(at_a_time), envs.shape).copy()  # that each environment is at
     successes, returns = np.zeros(envs.shape), np.zeros(envs.shape)
-    observation = envs.reset()
+    observation = envs.reset(episodes)
     while episode.min() < episodes:
         if should_stop():
             raise Interrupted

@@ -163,6 +163,7 @@ class Assignment:
     layout: Layout
     worker: int
     action_repeat: int = 1
+    terminate_on_success: bool = False
 
     def group(self, arrays: SharedArrays) -> WorkerGroup:
         """The environments, not yet built."""

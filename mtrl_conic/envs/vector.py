@@ -35,6 +35,7 @@ class VectorEnv:
         timeout: seconds to wait for a worker in one call. Building the environments may take longer.
         action_repeat: steps of its environment that an action is held for in one step of the vector; fewer where the
             episode ends before, at the horizon too, which counts the environment's steps. Rewards are summed.
+        terminate_on_success: whether an episode is broken off where it has succeeded, as in Meta-World's evaluation.
 
     Raises:
         ValueError: an argument is out of range; no process has been started.
@@ -50,6 +51,7 @@ class VectorEnv:
         goals: Literal["random", "in_turn"] = "random",
         timeout: float = 60.0,
         action_repeat: int = 1,
+        terminate_on_success: bool = False,
     ) -> None:
         _validate(spec, seeds, num_envs_per_task, workers, goals, timeout)
         _at_least(1, "action_repeat", action_repeat)
@@ -58,7 +60,7 @@ class VectorEnv:
         self._seeds = tuple(int(seed) for seed in seeds)
         layout = Layout(self.shape, spec.observation_size, spec.action_size, workers)
         self._assignments = [
-            Assignment(spec, self._seeds, places, goals, layout, worker, action_repeat)
+            Assignment(spec, self._seeds, places, goals, layout, worker, action_repeat, terminate_on_success)
             for worker, places in enumerate(_deal(self.shape, max(workers, 1)))
         ]
         if workers > 0:
@@ -69,20 +71,27 @@ class VectorEnv:
         self._arrays: SharedArrays = self._pool.arrays
         self._workers, self._processes = self._pool.workers, self._pool.processes
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self, episodes: int | None = None) -> NDArray[np.float32]:
         """Start all episodes anew.
+
+        Args:
+            episodes: to be played for each seed and task, with goals in turn; environments that have played theirs
+                rest: they return rewards of 0 and are not simulated. None for no end.
 
         Returns:
             The first observations [S, K, N, O], valid until the next `receive`.
 
         Raises:
+            ValueError: `episodes`, and goals that are drawn.
             RuntimeError: a step is under way.
             WorkerError: an environment raised, or a worker is gone or did not answer in time.
         """
         self._expect("new", "ready")
+        if episodes is not None and self._assignments[0].goals != "in_turn":
+            raise ValueError('episodes are counted with goals="in_turn" only')
         half = self._flip()
         self._phase = "busy"
-        self._request_all("reset", half)
+        self._request_all("reset", half, episodes)
         self._reply_all()
         self._phase = "ready"
         return self._arrays.steps[half].observation

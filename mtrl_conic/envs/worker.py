@@ -14,12 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mtrl_conic.envs.base import EnvSpec, State, TaskEnv
-from mtrl_conic.envs.held import held
+from mtrl_conic.envs.episodes import Episodes
 from mtrl_conic.envs.named_work import NamedWork
-from mtrl_conic.envs.returned import checked_observation, checked_state
 from mtrl_conic.envs.shared import (
     DONE,
     MESSAGE,
@@ -28,7 +26,6 @@ from mtrl_conic.envs.shared import (
     Assignment,
     Place,
     SharedArrays,
-    VectorStep,
     WorkerAssignment,
     WorkerError,
     WorkerGroup,
@@ -45,96 +42,6 @@ from mtrl_conic.system.signals import STOPPING
 # takes long to wake, and where there are few cores several workers may find themselves on the same. After so many
 # longer waits in a row a worker no longer stays awake: what is learnt at every step needs the core.
 _LEAST_PATIENCE, _MOST_PATIENCE, _LONG_WAITS = 1e-3, 1e-2, 8
-
-
-class Episodes:
-    """One environment with its goals, its time limit and the sums over the episode.
-
-    Args:
-        env: just made.
-        place: of it in the vector.
-        index: the place, flattened.
-        seed: draws the goals.
-        in_turn: the number of environments that take the goals in turn, or 0 where they are drawn.
-        action_repeat: steps of the environment that an action is held for.
-    """
-
-    def __init__(self, env: TaskEnv, place: Place, index: int, seed: int, in_turn: int, action_repeat: int = 1) -> None:
-        self.env = env
-        self.place = place
-        self.index = index
-        self._shape = (env.observation_size,)
-        self._flags = (*place, slice(-2, None))  # of the transition
-        self._in_turn = in_turn
-        self._action_repeat = action_repeat
-        # Keyed by the place among tasks and environments, not by that among seeds: a seed draws the same
-        # goals alone and among others.
-        self._generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place[1:]))
-        self._start(-1)
-
-    def reset(self, out: VectorStep) -> None:
-        """Start the first episode."""
-        out.observation[self.place] = self._next_episode(first=True)
-
-    def step(self, action: NDArray[np.float32], out: VectorStep) -> None:
-        """Hold the action, no longer than the episode lasts, and start the next episode where this one ends.
-
-        The reward is the sum of those of the environment's steps, the observation the last one's.
-        """
-        place, reward = self.place, 0.0
-        left = max(self.env.horizon - self._step, 1)  # 0 only in a checkpoint of longer episodes
-        for step in held(self.env, action[place], min(self._action_repeat, left)):
-            self._step += 1
-            reward += step.reward
-            self._return += step.reward
-            self._success |= step.success
-        observation, terminated = step.observation, step.terminated
-        truncated = (step.truncated or self._step >= self.env.horizon) and not terminated
-        out.next_observation[place] = observation
-        out.reward[place] = reward
-        out.terminated[place] = terminated
-        out.truncated[place] = truncated
-        out.transition[self._flags] = terminated, truncated
-        out.success[place] = self._success
-        out.episode_return[place] = self._return
-        out.observation[place] = self._next_episode() if terminated or truncated else observation
-
-    def get_state(self, observation: NDArray[np.float32]) -> State:
-        """All that the future depends on; `observation` [O] is what to act on next."""
-        return {
-            "env": checked_state(self.env.get_state()),
-            "generator": self._generator.bit_generator.state,
-            "goal": self._goal,
-            "step": self._step,
-            "return": self._return,
-            "success": self._success,
-            "observation": observation.copy(),
-        }
-
-    def set_state(self, state: State, out: VectorStep) -> None:
-        """Continue from a state of `get_state`; where the environment had none to store its episode starts anew."""
-        self._generator.bit_generator.state = state["generator"]
-        if state["env"] is None:
-            self._goal = state["goal"]
-            out.observation[self.place] = self._next_episode()
-            return
-        self.env.set_state(state["env"])
-        self._start(state["goal"], state["step"], state["return"], state["success"])
-        out.observation[self.place] = state["observation"]
-
-    def _next_episode(self, first: bool = False) -> NDArray[Any]:
-        if self._in_turn:
-            goal = (self.place[2] if first else self._goal + self._in_turn) % self.env.num_goals
-        else:
-            goal = int(self._generator.integers(self.env.num_goals))
-        self._start(goal)
-        return checked_observation(self.env.reset(goal), self._shape)
-
-    def _start(self, goal: int, step: int = 0, episode_return: float = 0.0, success: bool = False) -> None:
-        self._goal = goal
-        self._step = step
-        self._return = episode_return
-        self._success = success
 
 
 class Group(NamedWork):
@@ -161,14 +68,15 @@ class Group(NamedWork):
             env = spec.make(place[1])
             _check(env, spec)
             seed, in_turn = assignment.seeds[place[0]], (assignment.goals == "in_turn") * assignment.layout.shape[2]
-            self._members.append(Episodes(env, place, index, seed, in_turn, assignment.action_repeat))
+            how = (assignment.action_repeat, assignment.terminate_on_success)
+            self._members.append(Episodes(env, place, index, seed, in_turn, *how))
         self._current[0] = -1
 
-    def reset(self, half: int) -> None:
-        """Start all episodes anew; write to the given half of the step memory."""
+    def reset(self, half: int, episodes: int | None = None) -> None:
+        """Start all episodes anew, so many of each task and seed; write to the given half of the step memory."""
         out = self._arrays.steps[half]
         for member in self._each():
-            member.reset(out)
+            member.reset(out, episodes)
         self._observation = out.observation
 
     def step(self, half: int) -> None:

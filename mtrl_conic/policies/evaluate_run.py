@@ -109,8 +109,8 @@ def _evaluate(options: dict[str, Any], stopped: Signals) -> None:
     print(heading(record), flush=True)
     tape = Tape(shape, options["video_goals"] if options["video"] else ())
     started = time.perf_counter()
-    timeout, repeat = config.vector.timeout, actors.action_repeat
-    envs = VectorEnv(spec, seeds, shape[2], workers, "in_turn", timeout, repeat)
+    timeout, repeat, ends = config.vector.timeout, actors.action_repeat, config.eval.terminate_on_success
+    envs = VectorEnv(spec, seeds, shape[2], workers, "in_turn", timeout, repeat, ends)
     record |= results(record, _play(act, tape, envs, episodes, actors.device, stopped))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
     replaced = _replaced(out)

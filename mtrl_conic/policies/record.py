@@ -63,7 +63,8 @@ def protocol(config: TrainConfig, spec: EnvSpec, episodes: int) -> dict[str, Any
     facts = {"env": config.env_name, "horizon": spec.horizon, "goals": spec.num_goals, "episodes": episodes}
     repeat = config.vector.action_repeat
     held = {} if repeat == 1 else {"action_repeat": repeat}  # earlier versions knew none, and their records compare
-    return facts | {"policy": "deterministic", "success": "any step"} | held | own
+    ends = {"terminate_on_success": True} if config.eval.terminate_on_success else {}
+    return facts | {"policy": "deterministic", "success": "any step"} | held | ends | own
 
 
 def method(known: dict[str, Any]) -> str:
@@ -87,11 +88,15 @@ def heading(known: dict[str, Any]) -> str:
         f"run         {known['run']} ({method(known)})",
         f"checkpoint  {known['checkpoint']}: {known['file']}, step {known['step']} per task",
         f"protocol    {known['title']}; {shared['episodes']} episode{plural} per task and seed on {which},",
-        "            deterministic policy, success at any step",
+        f"            deterministic policy, success at any step{_ending(shared)}",
         "versions    " + ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS),
         *_differences(known),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ending(protocol: dict[str, Any]) -> str:
+    return ", which ends the episode and its return" if protocol.get("terminate_on_success") else ""
 
 
 def _differences(known: dict[str, Any]) -> list[str]:

@@ -157,7 +157,7 @@ def typed(config: DictConfig, choices: Mapping[str, str] | None = None) -> Train
     try:
         plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
-        _accept_whole_floats(plain, TrainConfig)
+        _look_at_numbers(plain, TrainConfig)
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), plain)
         result = OmegaConf.to_object(merged)
         assert isinstance(result, TrainConfig)
@@ -244,12 +244,14 @@ def _unknown_in_run(key: str, stored: DictConfig) -> str:
     return explain.unknown_key(key, {str(name): value for name, value in plain.items()}, stored.choices)
 
 
-def _accept_whole_floats(plain: Any, schema: Any) -> None:
-    """Let 2e6 stand where an integer is meant."""
+def _look_at_numbers(plain: Any, schema: Any, section: str = "") -> None:
+    """Let 2e6 stand where an integer is meant, and no number but 0 and 1 for true or false, as OmegaConf would."""
     for entry in dataclasses.fields(schema):
         value = plain.get(entry.name) if isinstance(plain, dict) else None
         if isinstance(value, dict) and entry.name in explain.SECTIONS:
-            _accept_whole_floats(value, explain.SECTIONS[entry.name])
+            _look_at_numbers(value, explain.SECTIONS[entry.name], f"{entry.name}.")
+        elif isinstance(value, int | float) and value not in (0, 1) and entry.type == "bool":
+            raise ConfigError(f"{section}{entry.name}={value}: must be true or false")
         elif isinstance(value, float) and value.is_integer() and str(entry.type).startswith("int"):
             plain[entry.name] = int(value)
 

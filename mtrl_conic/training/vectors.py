@@ -22,14 +22,15 @@ def training_vector(config: TrainConfig, spec: EnvSpec) -> VectorEnv:
 
 
 def evaluation_vector(config: TrainConfig, spec: EnvSpec) -> VectorEnv:
-    """Episodes that take the goals in turn and have the protocol's length.
+    """Episodes that take the goals in turn and have the protocol's length, unless they end with success.
 
     Raises:
         WorkerError: an environment could not be built.
     """
     num_envs = config.eval.num_envs_per_task
     workers = min(config.workers, len(config.seeds) * len(spec.tasks) * num_envs)
-    return _vector(config, spec, num_envs_per_task=num_envs, workers=workers, goals="in_turn")
+    how = {"goals": "in_turn", "terminate_on_success": config.eval.terminate_on_success}
+    return _vector(config, spec, num_envs_per_task=num_envs, workers=workers, **how)
 
 
 def _vector(config: TrainConfig, spec: EnvSpec, **settings: Any) -> VectorEnv:

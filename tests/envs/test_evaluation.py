@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOY
-from vector_specs import ScriptSpec
+from vector_specs import ScriptEnv, ScriptSpec
 
 from mtrl_conic.envs import metaworld
 from mtrl_conic.envs.base import EnvStep
@@ -14,6 +14,8 @@ from mtrl_conic.envs.evaluation import EvalConfig, evaluate
 from mtrl_conic.envs.toy import ToySpec
 from mtrl_conic.envs.vector import VectorEnv
 from mtrl_conic.settings.compose import compose_config
+from mtrl_conic.settings.parts import make_spec
+from mtrl_conic.training.vectors import evaluation_vector, training_vector
 from mtrl_conic.video.recording import Tape
 
 
@@ -27,9 +29,9 @@ def first_goal_late(observation):
     return 0.5 * observation[..., :1] + observation[..., 1:] / 8
 
 
-def evaluated(spec, act, seeds, at_a_time, episodes, workers=0, watch=None):
+def evaluated(spec, act, seeds, at_a_time, episodes, workers=0, watch=None, **how):
     watching = {} if watch is None else {"watch": watch}
-    with VectorEnv(spec, seeds, at_a_time, workers=workers, goals="in_turn") as envs:
+    with VectorEnv(spec, seeds, at_a_time, workers=workers, goals="in_turn", **how) as envs:
         return evaluate(act, envs, episodes, **watching)
 
 
@@ -54,6 +56,35 @@ def test_every_goal_is_played_once():
     steps = {"long": 5, "short": 3, "last": 5}
     wanted = [sum(count * 10**goal + count * (count + 1) / 2 for goal in range(4)) / 4 for count in steps.values()]
     np.testing.assert_allclose(result.episode_return[0], wanted)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3])
+def test_episodes_that_end_with_success_succeed_as_often(at_a_time):
+    """Their returns are those up to there: of the scripted ones, two steps."""
+    spec = ToySpec(terminating=("mirrored",))
+    whole = evaluated(spec, towards_the_goal, [0, 7], at_a_time, 13)
+    ended = evaluated(spec, towards_the_goal, [0, 7], at_a_time, 13, terminate_on_success=True)
+    assert 0 < whole.success_rate.mean() < 1
+    np.testing.assert_array_equal(ended.success_rate, whole.success_rate)
+    assert (ended.episode_return != whole.episode_return).any()
+    result = evaluated(ScriptSpec(), first_goal_late, [0], at_a_time, 4, terminate_on_success=True)
+    assert (result.success_rate == 1).all()
+    np.testing.assert_allclose(result.episode_return, 2 * 0.5 * 1.5 + 1 / 8 + 3)
+
+
+@pytest.mark.parametrize("terminate_on_success", [False, True])
+def test_what_has_been_played_is_not_simulated_any_more(monkeypatch, terminate_on_success):
+    """Seven episodes by three environments: three, two and two, of which some end long before others."""
+    steps, own = [], ScriptEnv.step
+
+    def noted(env, action):
+        steps.append(env.spec.tasks[1] if env.end == 3 else "others")
+        return own(env, action)
+
+    monkeypatch.setattr(ScriptEnv, "step", noted)
+    evaluated(ScriptSpec(), first_goal_late, [0], 3, 7, terminate_on_success=terminate_on_success)
+    each = {"short": 2, "others": 2} if terminate_on_success else {"short": 3, "others": 5}
+    assert {name: steps.count(name) for name in each} == {"short": 7 * each["short"], "others": 14 * each["others"]}
 
 
 def test_meta_world_episodes_do_not_depend_on_those_before():
@@ -92,6 +123,15 @@ def test_environments_of_an_evaluation(episodes, parallel, environments):
 def test_runs_evaluate_in_parallel_and_those_of_before_do_not():
     assert compose_config([*TOY, "combiner=ls"]).eval.parallel == 10
     assert EvalConfig(1000, 5, 50).num_envs_per_task == 1
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_setting_is_that_of_the_evaluations_alone(ends):
+    config = compose_config([*TOY, "combiner=ls", f"eval.terminate_on_success={ends}"])
+    spec = make_spec(config.make_environments(), 0)
+    for make, expected in ((evaluation_vector, ends), (training_vector, False)):
+        with make(config, spec) as envs:
+            assert envs._assignments[0].terminate_on_success == expected
 
 
 def test_an_environment_that_ends_at_once_is_counted_no_more_than_others():

@@ -94,6 +94,24 @@ def test_episode_ends():
     assert at["episode_return"][:, short].tolist() == [1, 3, 6] * 3 + [1]
 
 
+def test_environments_rest_when_their_episodes_are_played():
+    with VectorEnv(ScriptSpec(), seeds=[0], num_envs_per_task=2, workers=2, goals="in_turn") as vector:
+        vector.reset(episodes=3)
+        steps = record(vector, np.ones((14, 1, 3, 2, 1), np.float32))
+        at = {name: getattr(steps, name)[:, 0, 0] for name in VectorStep._fields}  # of the task with five steps
+        assert [np.flatnonzero(at["truncated"][:, n]).tolist() for n in range(2)] == [[4, 9], [4]]
+        for n, end in ((0, 10), (1, 5)):
+            assert at["observation"][end:, n].tolist() == [[2 - n, 5]] * (14 - end)
+            assert at["next_observation"][end:, n].tolist() == [[2 - n, 5]] * (14 - end)
+            for name in ("reward", "terminated", "truncated", "success", "episode_return"):
+                assert not at[name][end:, n].any(), name
+            assert not at["transition"][end:, n, -3:].any()
+        vector.reset()  # without end again
+        assert record(vector, np.ones((14, 1, 3, 2, 1), np.float32)).truncated[:, 0, 0].sum() == 4
+    with VectorEnv(ScriptSpec(), seeds=[0], workers=0) as vector, pytest.raises(ValueError, match="in_turn"):
+        vector.reset(episodes=3)
+
+
 def test_goals_in_turn_are_dealt_out_and_start_again_after_reset():
     with VectorEnv(ScriptSpec(), seeds=[0], num_envs_per_task=2, workers=0, goals="in_turn") as vector:
         for _ in range(2):
