@@ -110,9 +110,11 @@ def test_the_fast_gramian_is_float32_by_whatever_library(num_tasks):
 def test_only_many_pieces_of_few_rows_change_a_setting(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: seen.append(precision))
-    monkeypatch.setattr(products, "cpu_is_exact", lambda: True)
+    for module in (products, matmul):
+        monkeypatch.setattr(module, "cpu_is_exact", lambda: True)
     for onednn in (True, False):
-        monkeypatch.setattr(products, "by_onednn", lambda onednn=onednn: onednn)
+        for module in (products, matmul):
+            monkeypatch.setattr(module, "by_onednn", lambda onednn=onednn: onednn)
         for num_tasks, size in ((2, SIZE), (2, products._MANY_COLUMNS), (17, products._MANY_COLUMNS), (2, 100)):
             jacobian = normals(1, num_tasks, size)
             gramian(jacobian)
