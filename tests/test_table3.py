@@ -86,6 +86,7 @@ def test_help_names_every_row(tmp_path):
 ARGUMENTS = ["experiment=smoke", *TOY, "steps_per_task=100", "only=stl"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # four processes that import torch
 def test_the_script_from_runs_to_the_table(tmp_path, capsys):
     """Started again it finds all done; a row that failed is named, with the table all the same."""

@@ -53,7 +53,7 @@ def test_cone_and_norm_on_random_jacobians(num_tasks, c):
 
 
 @pytest.mark.parametrize("c", [0.25, 0.75, 1.0])
-@pytest.mark.parametrize("num_tasks", [1, 2, 3, 10, 50])
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 10, pytest.param(50, marks=pytest.mark.slow)])
 def test_cone_and_norm_on_hard_jacobians(num_tasks, c):
     """Six draws of each hand-made matrix in 5 scales; the logits start anywhere, as after many updates."""
     draws = [jacobian for seed in range(6) for jacobian in hard_jacobians(num_tasks, seed=seed).values()]

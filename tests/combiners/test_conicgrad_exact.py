@@ -206,7 +206,7 @@ def test_a_wider_cone_is_never_worse(num_tasks):
 
 
 @pytest.mark.parametrize("c", [0.01, 0.25, 0.75, 0.99, 1.0])
-@pytest.mark.parametrize("num_tasks", [1, 2, 3, 10, 50])
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 10, pytest.param(50, marks=pytest.mark.slow)])
 def test_cone_and_norm_on_hard_jacobians(num_tasks, c):
     draws = [jacobian for seed in range(4) for jacobian in hard_jacobians(num_tasks, seed=seed).values()]
     batch = scaled(torch.stack(draws))
