@@ -14,6 +14,7 @@ from mtrl_conic.agents.ppo_losses import (
     clipped_losses,
     gaussian_entropy,
     gaussian_log_prob,
+    gaussian_sample,
     generalized_advantages,
     policy_shift,
 )
@@ -117,6 +118,14 @@ def test_popart_keeps_what_the_head_predicts():
     popart.update(broken, weight, bias, torch.zeros(S))
     assert torch.equal(popart.mean[1], before[1])
     assert bool(torch.isfinite(weight).all())
+
+
+def test_samples_have_their_own_density():
+    noise, mean = torch.randn(2, S, K, 5, 4, dtype=torch.float64)
+    log_std = torch.randn(S, K, 1, 4, dtype=torch.float64)
+    action, log_prob = gaussian_sample(noise, mean, log_std)
+    torch.testing.assert_close(action, mean + noise * log_std.exp())
+    torch.testing.assert_close(log_prob, gaussian_log_prob(action, mean, log_std))
 
 
 def test_minibatches_show_every_row_once_per_pass():

@@ -87,8 +87,8 @@ class Learner:
         combiner.setup(setting.seeds, setting.num_tasks, setting.device)
         num_seeds, num_tasks = setting.cells
         self._factor = num_tasks if reduction == "sum" else 1
-        self._is_small = num_tasks * self.layout.size <= _SMALL
         device, dtype = setting.device, setting.dtype
+        self._is_small = torch.device(device).type == "cpu" and num_tasks * self.layout.size <= _SMALL
         self.params = seedwise.zeros((num_seeds, self.layout.size), device, dtype)
         self.layout.initialize(self.params, streams)
         keep_tasks = combiner.requires != "losses"
@@ -125,7 +125,7 @@ class Learner:
             Metrics of the step, [S] or [S, K] each, `diagnostics` aside.
         """
         detached, name = differentiated.losses, self.name
-        with in_one_thread(self.params.device) if self._is_small else nullcontext():
+        with in_one_thread() if self._is_small else nullcontext():
             self.combine(differentiated)
             if self._factor > 1:
                 self.gradients.flat.mul_(self._factor)

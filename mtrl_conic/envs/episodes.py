@@ -110,6 +110,7 @@ class Episodes:
     def set_state(self, state: State, out: VectorStep) -> None:
         """Continue from a state of `get_state`; where the environment had none to store its episode starts anew."""
         self._generator.bit_generator.state = state["generator"]
+        self._left = None
         if state["env"] is None:
             self._goal = state["goal"]
             out.observation[self.place] = self._next_episode()

@@ -90,19 +90,17 @@ def evaluate(
         Interrupted: `should_stop` said so; nothing was measured.
         WorkerError: an environment failed.
     """
-    at_a_time = envs.shape[2]
-    episode = np.broadcast_to(np.arange(at_a_time), envs.shape).copy()  # that each environment is at
-    successes, returns = np.zeros(envs.shape), np.zeros(envs.shape)
-    observation = envs.reset(episodes)
-    while episode.min() < episodes:
+    played, successes, returns = (np.zeros(envs.shape) for _ in range(3))
+    observation = envs.reset(episodes)  # none plays more than its share of them
+    while (played.sum(2) < episodes).any():
         if should_stop():
             raise Interrupted
         action = act(torch.from_numpy(observation).to(device)).cpu().numpy()
         step = envs.step(action)
         watch(action, step)
-        ended = (step.terminated | step.truncated) & (episode < episodes)
+        ended = step.terminated | step.truncated
+        played += ended
         successes += ended & step.success
         returns += np.where(ended, step.episode_return, 0)
-        episode += at_a_time * ended
         observation = step.observation
     return Evaluation(successes.sum(2) / episodes, returns.sum(2) / episodes, episodes)

@@ -12,7 +12,6 @@ import torch
 
 from mtrl_conic.system.matmul import by_mkl
 
-_CPU = torch.device("cpu")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _A = TypeVar("_A")
@@ -20,15 +19,12 @@ _B = TypeVar("_B")
 
 
 @contextmanager
-def in_one_thread(device: torch.device) -> Iterator[None]:
+def in_one_thread() -> Iterator[None]:
     """Work on the CPU inside is done in the thread that calls it; other work has as many as before.
 
     For what is small: to wake a second thread for it takes longer than its half of the work.
     """
     before = torch.get_num_threads()
-    if device.type != "cpu" or before == 1:
-        yield
-        return
     torch.set_num_threads(1)
     try:
         yield
@@ -45,7 +41,7 @@ def as_small_work(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with in_one_thread(_CPU), by_mkl():
+        with in_one_thread(), by_mkl():
             return function(*args, **kwargs)
 
     return call
