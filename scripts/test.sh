@@ -5,6 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh test
 bin=.venv/bin
+# The tests start hundreds of processes: each module is compiled once for all of them, whatever the shell has set.
+unset PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX="$PWD/.venv/pycache"
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy

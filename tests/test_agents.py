@@ -27,7 +27,7 @@ from mtrl_conic.settings.paths import choices
 from mtrl_conic.settings.schema import TrainConfig
 
 N, O, A = 2, 6, 2
-NUM_TASKS = (1, 2, 10)
+NUM_TASKS = (1, 3)
 # Makes an agent small; of these settings it is given those that it has.
 SMALL = {
     "agent.network.hidden_sizes": "[8]",
