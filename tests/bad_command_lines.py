@@ -31,7 +31,7 @@ CASES = {
     "added key": (["+agent.speed=3"], ["agent.speed", "MultiTaskSAC has no", "discount"]),
     "misspelt key of the network": (["agent.network.layernorm=true"], ["agent.network.layer_norm?"]),
     "setting of an experiment's own network": (
-        ["experiment=cpu", "agent=paco"],
+        ["experiment=cpu", "env.horizon=null", "agent=paco"],
         ["agent.network.layer_norm: PaCo has no", "experiment=cpu sets it", "~agent.network.layer_norm leaves it out"],
     ),
     "unknown network": (["network=deep"], ["network=deep", "multi_head"]),

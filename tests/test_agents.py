@@ -49,7 +49,7 @@ SMALL = {
 # An agent whose tasks share nothing has nothing to combine.
 COMBINER = {"stl": "ls"}
 OWN = [str(Path(__file__).parent / "own")]
-AGENTS = [*choices("agent"), "fixed_goal_sac", "tiny_on_policy"]
+AGENTS = [*choices("agent"), "fixed_goal_sac", "normalised_sac", "tiny_on_policy"]
 
 
 class Mean(Combiner):

@@ -207,7 +207,7 @@ BAD = {
     "launcher's settings as null": (["hydra.launcher=null"], ["hydra.launcher=null"]),
     "misspelt setting of the combiner": (["combiner.cc=1,2"], ["combiner.cc", "combiner.c?"]),
     "what an experiment sets for another agent": (
-        ["experiment=cpu", "env.num_envs_per_task=2", "agent=mtmhsac,paco"],
+        ["experiment=cpu", "env.horizon=null", "agent=mtmhsac,paco"],
         ["agent.network.layer_norm: PaCo has no", "experiment=cpu sets it, ~agent.network.layer_norm"],
     ),
     "no combiner of that pattern": (["combiner=glob(zz*)"], ["combiner=glob(zz*)"]),

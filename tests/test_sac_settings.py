@@ -105,6 +105,26 @@ def test_rewards_may_be_learned_over_their_deviation():
     assert (unscaled.critic.params - scaled.critic.params).abs().max() > 1e-4
 
 
+def test_observations_may_be_learned_over_their_deviation():
+    """In deviations from the mean of all that a task has seen, of any update; the replay has them as they were."""
+    normalised, plain = made("agent.normalise_observations=true"), made()
+    seen = torch.stack([3 + 5 * draws(step, O)[:, :, :1] for step in range(30)]).float()
+    for observation in seen:
+        flags = torch.zeros(S, K, 1)
+        normalised.observe(Transition(observation, torch.zeros(S, K, 1, A), flags, observation, flags, flags))
+    assert torch.equal(normalised.memory.read_rows(29, 30)[..., :O], seen[29])
+    mean, deviation = (torch.from_numpy(of(seen.double().numpy(), 0)) for of in (np.mean, np.std))
+    batch = batch_of()
+    over = [(rows - mean) / deviation for rows in (batch.observation, batch.next_observation)]
+    normalised.learn(batch)
+    plain.learn(batch._replace(observation=over[0], next_observation=over[1]))
+    for one, other in ((normalised.critic, plain.critic), (normalised.actor, plain.actor)):
+        torch.testing.assert_close(one.params, other.params, rtol=1e-9, atol=1e-12)
+    for act in ("exploit", "act"):
+        found, expected = getattr(normalised, act)(batch.observation), getattr(plain, act)(over[0])
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
 def steps_on_meta(config):
     """The steps, recorded, of an agent whose replay holds rows without numbers, after its first update."""
     agent = config.make_agent()
@@ -133,6 +153,7 @@ def test_no_gradient_goes_through_the_weights():
     ("setting", "words"),
     [
         ("agent.temperatures=own", "agent.temperatures must be one of task, shared, combined, not 'own'"),
+        ("agent.normalise_observations=3", "agent.normalise_observations must be true or false, not 3"),
         ("agent.normalise_rewards=3", "agent.normalise_rewards must be true or false, not 3"),
         ("agent.loss_weighting=alpha", "agent.loss_weighting must be one of none, temperature, not 'alpha'"),
         ("agent.network.heads=none", "agent.network.heads must be one of task, shared, not 'none'"),

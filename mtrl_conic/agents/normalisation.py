@@ -10,6 +10,7 @@ from torch import Tensor
 from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.system.seedwise import by_seed, mean_of_rows
 
+OBSERVATION_LIMIT = 10.0  # deviations at which normalised observations are cut off
 _LEAST_STD = 1e-4  # of what is divided by
 
 

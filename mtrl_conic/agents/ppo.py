@@ -20,7 +20,7 @@ from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.gaussian import GaussianPolicy, TaskVector
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Differentiated, Learner
-from mtrl_conic.agents.normalisation import RunningMoments
+from mtrl_conic.agents.normalisation import OBSERVATION_LIMIT, RunningMoments
 from mtrl_conic.agents.on_policy import OnPolicyAgent
 from mtrl_conic.agents.optimizer import SeedwiseAdam
 from mtrl_conic.agents.ppo_losses import (
@@ -42,7 +42,6 @@ from mtrl_conic.system.streams import SeedStreams
 from mtrl_conic.system.threads import side_by_side
 from mtrl_conic.system.validation import choice, flag, instance, number, positive, whole
 
-_LIMIT = 10.0  # deviations at which normalised observations are cut off
 _LEAST_STD, _LARGEST_STD = 0.05, 1.5
 _LOG_STD = (math.log(_LEAST_STD), math.log(_LARGEST_STD))
 
@@ -143,7 +142,7 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
         self.actor = self._learner("actor", [self.actor_net, self.spread_net], setting)
         self.critic = self._learner("critic", [self.critic_net], setting)
         self.values = ValueFunction(self.critic_net, self.critic, self.popart, setting)
-        self.moments = RunningMoments(setting, _LIMIT)
+        self.moments = RunningMoments(setting, OBSERVATION_LIMIT)
         self.greedy = GaussianPolicy(self.actor_net, self.spread_net, self.actor.views, self.moments, self.inputs)
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
@@ -289,7 +288,7 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
         inputs = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
         nets = self._actor_nets(setting)
         views = actor_views(nets, setting, state)
-        moments = RunningMoments(setting, _LIMIT)
+        moments = RunningMoments(setting, OBSERVATION_LIMIT)
         moments.load_state_dict(state["observations"])
         return GaussianPolicy(*nets, views, moments, inputs)
 

@@ -17,11 +17,12 @@ from mtrl_conic.agents.ensemble import EnsembleActorCritic
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
 from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target, temperature_weights
+from mtrl_conic.agents.normalisation import OBSERVATION_LIMIT, RunningMoments
 from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
 from mtrl_conic.agents.reward_scales import ConstantScale, DeviationScale, ReturnScale, RewardScale
-from mtrl_conic.agents.squashed import EmbeddedTaskInput, SquashedGaussianPolicy, TaskInput
+from mtrl_conic.agents.squashed import EmbeddedTaskInput, NormalisedInput, SquashedGaussianPolicy, TaskInput
 from mtrl_conic.agents.temperature import KINDS, NETWORK, REDUCTIONS, EntropyWeight, make_temperatures
 from mtrl_conic.networks.layers import Recorder, Views
 from mtrl_conic.networks.protocol import Network
@@ -53,6 +54,8 @@ class MultiTaskSAC(EnsembleActorCritic):
         normalise_returns: divide rewards by the largest return of their task so far, and multiply by `value_limit`, in
             place of `reward_scale`.
         normalise_rewards: divide rewards by the running deviation of their task's, and multiply by `reward_scale`.
+        normalise_observations: networks see them in deviations from the mean of all that their task has seen so far
+            (SimBa, arXiv 2410.09754, there without tasks); the replay keeps them as they are.
         critic_head: what a critic's outputs are: "scalar", the value, or a distribution over values, which learns from
             the value of the next state, "categorical", or from its distribution, "distributional".
         value_bins, value_limit: of a distribution: values from minus the limit to the limit.
@@ -85,6 +88,7 @@ class MultiTaskSAC(EnsembleActorCritic):
         reward_scale: float = 1.0,
         normalise_returns: bool = False,
         normalise_rewards: bool = False,
+        normalise_observations: bool = False,
         critic_head: str = "scalar",
         value_bins: int = 101,
         value_limit: float = 10.0,
@@ -116,6 +120,7 @@ class MultiTaskSAC(EnsembleActorCritic):
         self.normalise_rewards = flag("normalise_rewards", normalise_rewards)
         if normalise_rewards and normalise_returns:
             raise ValueError("normalise_rewards must be false where normalise_returns is true, not true")
+        self.normalise_observations = flag("normalise_observations", normalise_observations)
         self.value_limit = positive("value_limit", value_limit)
         self.head = make_head(critic_head, value_bins, value_limit)
         self.loss_weighting = choice("loss_weighting", loss_weighting, ("none", "temperature"))
@@ -129,7 +134,8 @@ class MultiTaskSAC(EnsembleActorCritic):
         nets = self.learner_nets(setting)
         self.actor_net, self.critic_nets = nets["actor"][0], nets["critic"][: self.num_critics]
         self.actor, self.critic = (self._learner(name, nets[name], setting) for name in ("actor", "critic"))
-        self.inputs = self._task_input(setting, self.critic.views)
+        self.moments = self._moments(setting)
+        self.inputs = self._inputs(setting, self.critic.views, self.moments)
         self.target_params = seedwise.copy(self.critic.params)
         self.target_views = self.critic.layout.views(self.target_params)
         self.temperatures = self._temperatures(setting)
@@ -141,6 +147,16 @@ class MultiTaskSAC(EnsembleActorCritic):
     def _task_input(self, setting: Setting, views: Views) -> TaskInput | EmbeddedTaskInput:
         """What joins the observation, with the parameters of `_task_nets` among the views."""
         return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
+
+    def _moments(self, setting: Setting) -> RunningMoments | None:
+        return RunningMoments(setting, OBSERVATION_LIMIT) if self.normalise_observations else None
+
+    def _inputs(
+        self, setting: Setting, views: Views, moments: RunningMoments | None
+    ) -> TaskInput | EmbeddedTaskInput | NormalisedInput:
+        """What networks see of an observation."""
+        inputs = self._task_input(setting, views)
+        return inputs if moments is None else NormalisedInput(inputs, moments)
 
     @property
     def learners(self) -> tuple[Learner, ...]:
@@ -162,6 +178,8 @@ class MultiTaskSAC(EnsembleActorCritic):
     def observe(self, transition: Transition) -> None:
         super().observe(transition)
         self.rewards.observe(transition)
+        if self.moments is not None:
+            self.moments.update(transition.observation, self.health.halted)
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
@@ -256,6 +274,7 @@ class MultiTaskSAC(EnsembleActorCritic):
             "target_params": self.target_params,
             **self.temperatures.state_dict(),
             "rewards": self.rewards.state_dict(),
+            **({} if self.moments is None else {"observations": self.moments.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -265,10 +284,16 @@ class MultiTaskSAC(EnsembleActorCritic):
         self.target_params.copy_(state["target_params"])
         self.temperatures.load_state_dict(state)
         self.rewards.load_state_dict(state.get("rewards", {}))  # checkpoints of 0.1.0 have none, as there was no state
+        if self.moments is not None:
+            self.moments.load_state_dict(state["observations"])
 
     def policy_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        return {"params": state["actor"]["params"]}
+        seen = {"observations": state["observations"]} if self.normalise_observations else {}
+        return {"params": state["actor"]["params"], **seen}
 
     def policy(self, setting: Setting, state: Mapping[str, Any]) -> SquashedGaussianPolicy:
-        net = self._actor_net(setting, self._task_size(setting))
-        return SquashedGaussianPolicy(net, actor_views([net], setting, state), self._task_input(setting, state))
+        net, moments = self._actor_net(setting, self._task_size(setting)), self._moments(setting)
+        views = actor_views([net], setting, state)
+        if moments is not None:
+            moments.load_state_dict(state["observations"])
+        return SquashedGaussianPolicy(net, views, self._inputs(setting, state, moments))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.agents.losses import squashed_gaussian
+from mtrl_conic.agents.normalisation import RunningMoments
 from mtrl_conic.agents.protocol import ActingPolicy
 from mtrl_conic.networks.embedding import TaskEmbedding
 from mtrl_conic.networks.layers import Recorder, Views
@@ -61,6 +62,25 @@ class EmbeddedTaskInput:
     def of_critics(self, views: Views, observation: Tensor, recorder: Recorder | None = None) -> Tensor:
         """Inputs of the critics that have these parameters, [S, K, B, ·]."""
         return self._embedding(views, observation, recorder)
+
+
+class NormalisedInput:
+    """What another input makes of observations in deviations from their task's mean.
+
+    Args:
+        inputs: the other one.
+        moments: of the observations; whoever collects them moves these on.
+    """
+
+    def __init__(self, inputs: TaskInput | EmbeddedTaskInput, moments: RunningMoments) -> None:
+        self._inputs, self._moments = inputs, moments
+
+    def __call__(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
+        chosen: Any = slice(None) if tasks is None else list(tasks)
+        return self._inputs(self._moments.normalise(observation, chosen), tasks)
+
+    def of_critics(self, views: Views, observation: Tensor, recorder: Recorder | None = None) -> Tensor:
+        return self._inputs.of_critics(views, self._moments.normalise(observation), recorder)
 
 
 class BoundedStd(Network):
