@@ -22,7 +22,11 @@ from mtrl_conic.training.device_steps import device_steps
 
 K, O, A, B = 3, 5, 2, 8
 # An update that builds no Jacobian in between is another recording; a schedule counts on the device.
-VARIANTS = {"nashmtl": ["combiner.update_every=3"], "conicgrad": ["combiner.schedule=conflict", "combiner.c_end=0.5"]}
+VARIANTS = {
+    "nashmtl": ["combiner.update_every=3"],
+    "conicgrad": ["combiner.schedule=conflict", "combiner.c_end=0.5"],
+    "ls": ["agent.normalise_observations=true"],
+}
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -163,7 +167,8 @@ def test_what_cannot_be_recorded_is_one_line():
 
 
 def test_a_recorded_run_equals_a_plain_one_and_resumes(tmp_path, monkeypatch):
-    arguments = [*TOY, "combiner=conicgrad", f"steps_per_task={TOTAL}", "seeds=[3,5]", "env.workers=0"]
+    more = ["seeds=[3,5]", "env.workers=0", "agent.normalise_observations=true"]
+    arguments = [*TOY, "combiner=conicgrad", f"steps_per_task={TOTAL}", *more]
     plain, recorded = tmp_path / "plain", tmp_path / "recorded"
     run_here(compose_config([*arguments, f"run_dir={plain}"]))
     monkeypatch.setattr(
