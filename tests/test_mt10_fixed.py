@@ -58,6 +58,7 @@ AGENT = {
     "reward_scale": 1.0,
     "normalise_returns": False,
     "normalise_rewards": True,
+    "normalise_observations": False,
     "critic_head": "scalar",
     "value_bins": 101,
     "value_limit": 10.0,
