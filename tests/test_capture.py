@@ -21,7 +21,8 @@ from mtrl_conic.system.capture import Captured, CaptureError
 from mtrl_conic.training.device_steps import device_steps
 
 K, O, A, B = 3, 5, 2, 8
-# An update that builds no Jacobian in between is another recording; a schedule counts on the device.
+# An update that builds no Jacobian in between is another recording; a schedule counts on the device, where observations
+# have their moments too.
 VARIANTS = {
     "nashmtl": ["combiner.update_every=3"],
     "conicgrad": ["combiner.schedule=conflict", "combiner.c_end=0.5"],

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_conic.agents.normalisation import RunningMoments
 from mtrl_conic.agents.protocol import ActingPolicy
-from mtrl_conic.agents.squashed import TaskInput
+from mtrl_conic.agents.squashed import Inputs
 from mtrl_conic.networks.initial import constant
 from mtrl_conic.networks.layers import Recorder, Views, task_vectors
 from mtrl_conic.networks.layout import Parameter
@@ -43,20 +42,11 @@ class GaussianPolicy(ActingPolicy):
         network: set up; its outputs are [S, T, N, A].
         spread: set up; log standard deviations [S, T, 1, A].
         views: of the parameters of both.
-        moments: of the observations.
-        inputs: what the network sees.
+        inputs: what the network sees of an observation of these tasks.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        spread: Network,
-        views: Mapping[str, Tensor],
-        moments: RunningMoments,
-        inputs: TaskInput,
-    ) -> None:
-        self._network, self._spread, self._views = network, spread, views
-        self._moments, self._inputs = moments, inputs
+    def __init__(self, network: Network, spread: Network, views: Mapping[str, Tensor], inputs: Inputs) -> None:
+        self._network, self._spread, self._views, self._inputs = network, spread, views, inputs
 
     @torch.no_grad()
     def __call__(
@@ -64,7 +54,7 @@ class GaussianPolicy(ActingPolicy):
     ) -> Tensor:
         chosen: Any = slice(None) if tasks is None else list(tasks)
         views = {name: view[:, chosen] if self._is_own(name) else view for name, view in self._views.items()}
-        inputs = self._inputs(self._moments.normalise(observation, chosen), tasks)
+        inputs = self._inputs(observation, tasks)
         mean = self._network(views, inputs)
         if generator is not None:
             noise = torch.empty_like(mean).normal_(generator=generator)

@@ -10,7 +10,6 @@ from torch import Tensor
 from mtrl_conic.agents.protocol import Setting
 from mtrl_conic.system.seedwise import by_seed, mean_of_rows
 
-OBSERVATION_LIMIT = 10.0  # deviations at which normalised observations are cut off
 _LEAST_STD = 1e-4  # of what is divided by
 
 
@@ -26,7 +25,7 @@ class RunningMoments:
         count: [S], numbers seen per entry.
     """
 
-    def __init__(self, setting: Setting, limit: float) -> None:
+    def __init__(self, setting: Setting, limit: float = 10.0) -> None:
         shape, device, dtype = (*setting.cells, setting.observation_size), setting.device, setting.dtype
         self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
         self.variance = torch.ones(shape, dtype=torch.float64, device=device)
@@ -65,6 +64,23 @@ class RunningMoments:
         self.variance.copy_(state["variance"])
         self.count.copy_(state["count"])
         self._refresh()
+
+
+class AsTheyAre:
+    """Stands where `RunningMoments` could, and leaves observations as they are."""
+
+    def update(self, rows: Tensor, frozen: Tensor) -> None:
+        """Learns nothing."""
+
+    def normalise(self, rows: Tensor, tasks: Any = slice(None)) -> Tensor:
+        """The rows."""
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Has no state."""
 
 
 class PopArt:

@@ -20,7 +20,7 @@ from mtrl_conic.agents.clipping import CLIPS
 from mtrl_conic.agents.gaussian import GaussianPolicy, TaskVector
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Differentiated, Learner
-from mtrl_conic.agents.normalisation import OBSERVATION_LIMIT, RunningMoments
+from mtrl_conic.agents.normalisation import RunningMoments
 from mtrl_conic.agents.on_policy import OnPolicyAgent
 from mtrl_conic.agents.optimizer import SeedwiseAdam
 from mtrl_conic.agents.ppo_losses import (
@@ -34,7 +34,7 @@ from mtrl_conic.agents.ppo_losses import (
 )
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.rollout import Minibatches, Rollout
-from mtrl_conic.agents.squashed import TaskInput
+from mtrl_conic.agents.squashed import NormalisedInput, TaskInput
 from mtrl_conic.agents.values import ValueFunction
 from mtrl_conic.networks.layers import Recorder
 from mtrl_conic.networks.protocol import Network
@@ -136,14 +136,14 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
         self.device, self.steps_per_decision = torch.device(setting.device), setting.steps_per_decision
         names = ("initialization", "exploration", "minibatches")
         self.streams = {name: SeedStreams(setting.seeds, name, setting.device) for name in names}
-        self.inputs = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
+        self.moments = RunningMoments(setting)
+        self.inputs = self._inputs(setting, self.moments)
         self.actor_net, self.spread_net = self._actor_nets(setting)
         self.critic_net = self._critic_net(setting)
         self.actor = self._learner("actor", [self.actor_net, self.spread_net], setting)
         self.critic = self._learner("critic", [self.critic_net], setting)
         self.values = ValueFunction(self.critic_net, self.critic, self.popart, setting)
-        self.moments = RunningMoments(setting, OBSERVATION_LIMIT)
-        self.greedy = GaussianPolicy(self.actor_net, self.spread_net, self.actor.views, self.moments, self.inputs)
+        self.greedy = GaussianPolicy(self.actor_net, self.spread_net, self.actor.views, self.inputs)
         self.health = Health(*setting.cells, self.networks, setting.device)
         self.capturable = all(combiner.capturable for combiner in self.combiners)
         self._allocate(setting)
@@ -155,22 +155,24 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
         self._drawn = torch.zeros(*shape, setting.action_size, **options)
         self._log_prob = torch.zeros(shape, **options)
         count = self.rollout_steps * setting.num_envs_per_task
-        columns = (setting.observation_size + self.inputs.size, setting.action_size, 1, 1, 1)
+        columns = (self._input_size(setting), setting.action_size, 1, 1, 1)
         passes = (self.epochs, self.minibatches, self.streams["minibatches"])
         self.batches = Minibatches(setting.cells, count, columns, *passes, **options)
 
     def _actor_nets(self, setting: Setting) -> tuple[Network, Network]:
-        sizes = (
-            setting.observation_size + setting.num_tasks * self.task_id_input,
-            setting.action_size,
-            setting.num_tasks,
-        )
+        sizes = (self._input_size(setting), setting.action_size, setting.num_tasks)
         log_std = torch.tensor(self.initial_std).log().item()
         return self.network.made("actor", *sizes), TaskVector(log_std).made("log_std", *sizes)
 
     def _critic_net(self, setting: Setting) -> Network:
-        inputs = setting.observation_size + setting.num_tasks * self.task_id_input
-        return self.critic_network.made("critic", inputs, 1, setting.num_tasks)
+        return self.critic_network.made("critic", self._input_size(setting), 1, setting.num_tasks)
+
+    def _input_size(self, setting: Setting) -> int:
+        return setting.observation_size + setting.num_tasks * self.task_id_input
+
+    def _inputs(self, setting: Setting, moments: RunningMoments) -> NormalisedInput:
+        task_input = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
+        return NormalisedInput(task_input, moments)
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         optimizer = partial(SeedwiseAdam, learning_rate=self.learning_rate, epsilon=self.adam_epsilon)
@@ -180,7 +182,7 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
 
     @torch.no_grad()
     def explore(self, observation: Tensor) -> Tensor:
-        inputs = self.inputs(self.moments.normalise(observation))
+        inputs = self.inputs(observation)
         mean, log_std = self.actor_net(self.actor.views, inputs), self.spread_net(self.actor.views, inputs)
         drawn, log_prob = gaussian_sample(self.streams["exploration"].normal_(self._drawn), mean, log_std)
         self._log_prob.copy_(log_prob)
@@ -205,8 +207,8 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
     def prepare(self) -> None:
         """Turn the full rollout into rows to learn from, and move the statistics on."""
         rollout = self.rollout
-        inputs = self.inputs(self.moments.normalise(rollout.observation.flatten(2, 3)))
-        following = self.inputs(self.moments.normalise(rollout.next_observation.flatten(2, 3)))
+        inputs = self.inputs(rollout.observation.flatten(2, 3))
+        following = self.inputs(rollout.next_observation.flatten(2, 3))
         value, next_value = self.values(inputs), self.values(following)
         shape = rollout.reward.shape
         steps = (rollout.reward, value.view(shape), next_value.view(shape), rollout.terminated, rollout.ended)
@@ -285,12 +287,10 @@ class MultiTaskPPO(ActorCritic, OnPolicyAgent):
         return {"params": state["actor"]["params"], "observations": state["observations"]}
 
     def policy(self, setting: Setting, state: Mapping[str, Any]) -> GaussianPolicy:
-        inputs = TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
-        nets = self._actor_nets(setting)
+        nets, moments = self._actor_nets(setting), RunningMoments(setting)
         views = actor_views(nets, setting, state)
-        moments = RunningMoments(setting, OBSERVATION_LIMIT)
         moments.load_state_dict(state["observations"])
-        return GaussianPolicy(*nets, views, moments, inputs)
+        return GaussianPolicy(*nets, views, self._inputs(setting, moments))
 
 
 def _has_task_heads(network: Network) -> bool:

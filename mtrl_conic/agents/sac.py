@@ -17,7 +17,7 @@ from mtrl_conic.agents.ensemble import EnsembleActorCritic
 from mtrl_conic.agents.health import Health
 from mtrl_conic.agents.learner import Learner
 from mtrl_conic.agents.losses import actor_losses, squashed_gaussian, td_target, temperature_weights
-from mtrl_conic.agents.normalisation import OBSERVATION_LIMIT, RunningMoments
+from mtrl_conic.agents.normalisation import AsTheyAre, RunningMoments
 from mtrl_conic.agents.optimizer import MakeOptimizer, SeedwiseAdam
 from mtrl_conic.agents.protocol import Setting, Transition
 from mtrl_conic.agents.replay import Batch
@@ -135,7 +135,7 @@ class MultiTaskSAC(EnsembleActorCritic):
         self.actor_net, self.critic_nets = nets["actor"][0], nets["critic"][: self.num_critics]
         self.actor, self.critic = (self._learner(name, nets[name], setting) for name in ("actor", "critic"))
         self.moments = self._moments(setting)
-        self.inputs = self._inputs(setting, self.critic.views, self.moments)
+        self.inputs = NormalisedInput(self._task_input(setting, self.critic.views), self.moments)
         self.target_params = seedwise.copy(self.critic.params)
         self.target_views = self.critic.layout.views(self.target_params)
         self.temperatures = self._temperatures(setting)
@@ -148,15 +148,8 @@ class MultiTaskSAC(EnsembleActorCritic):
         """What joins the observation, with the parameters of `_task_nets` among the views."""
         return TaskInput(setting.num_tasks, self.task_id_input, setting.device, setting.dtype)
 
-    def _moments(self, setting: Setting) -> RunningMoments | None:
-        return RunningMoments(setting, OBSERVATION_LIMIT) if self.normalise_observations else None
-
-    def _inputs(
-        self, setting: Setting, views: Views, moments: RunningMoments | None
-    ) -> TaskInput | EmbeddedTaskInput | NormalisedInput:
-        """What networks see of an observation."""
-        inputs = self._task_input(setting, views)
-        return inputs if moments is None else NormalisedInput(inputs, moments)
+    def _moments(self, setting: Setting) -> RunningMoments | AsTheyAre:
+        return RunningMoments(setting) if self.normalise_observations else AsTheyAre()
 
     @property
     def learners(self) -> tuple[Learner, ...]:
@@ -178,8 +171,7 @@ class MultiTaskSAC(EnsembleActorCritic):
     def observe(self, transition: Transition) -> None:
         super().observe(transition)
         self.rewards.observe(transition)
-        if self.moments is not None:
-            self.moments.update(transition.observation, self.health.halted)
+        self.moments.update(transition.observation, self.health.halted)
 
     def _learner(self, name: str, nets: list[Network], setting: Setting) -> Learner:
         streams, optimizer = self.streams["initialization"], self._optimizer(self.weight_decay)
@@ -274,7 +266,7 @@ class MultiTaskSAC(EnsembleActorCritic):
             "target_params": self.target_params,
             **self.temperatures.state_dict(),
             "rewards": self.rewards.state_dict(),
-            **({} if self.moments is None else {"observations": self.moments.state_dict()}),
+            "observations": self.moments.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -283,17 +275,15 @@ class MultiTaskSAC(EnsembleActorCritic):
         super().load_state_dict(state)
         self.target_params.copy_(state["target_params"])
         self.temperatures.load_state_dict(state)
-        self.rewards.load_state_dict(state.get("rewards", {}))  # checkpoints of 0.1.0 have none, as there was no state
-        if self.moments is not None:
-            self.moments.load_state_dict(state["observations"])
+        # Earlier checkpoints have none of these two where there was no state.
+        self.rewards.load_state_dict(state.get("rewards", {}))
+        self.moments.load_state_dict(state.get("observations", {}))
 
     def policy_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        seen = {"observations": state["observations"]} if self.normalise_observations else {}
-        return {"params": state["actor"]["params"], **seen}
+        return {"params": state["actor"]["params"], "observations": state.get("observations", {})}
 
     def policy(self, setting: Setting, state: Mapping[str, Any]) -> SquashedGaussianPolicy:
         net, moments = self._actor_net(setting, self._task_size(setting)), self._moments(setting)
         views = actor_views([net], setting, state)
-        if moments is not None:
-            moments.load_state_dict(state["observations"])
-        return SquashedGaussianPolicy(net, views, self._inputs(setting, state, moments))
+        moments.load_state_dict(state.get("observations", {}))
+        return SquashedGaussianPolicy(net, views, NormalisedInput(self._task_input(setting, state), moments))

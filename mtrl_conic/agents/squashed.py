@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_conic.agents.losses import squashed_gaussian
-from mtrl_conic.agents.normalisation import RunningMoments
+from mtrl_conic.agents.normalisation import AsTheyAre, RunningMoments
 from mtrl_conic.agents.protocol import ActingPolicy
 from mtrl_conic.networks.embedding import TaskEmbedding
 from mtrl_conic.networks.layers import Recorder, Views
@@ -65,14 +65,14 @@ class EmbeddedTaskInput:
 
 
 class NormalisedInput:
-    """What another input makes of observations in deviations from their task's mean.
+    """What another input makes of observations that have been normalised.
 
     Args:
         inputs: the other one.
         moments: of the observations; whoever collects them moves these on.
     """
 
-    def __init__(self, inputs: TaskInput | EmbeddedTaskInput, moments: RunningMoments) -> None:
+    def __init__(self, inputs: TaskInput | EmbeddedTaskInput, moments: RunningMoments | AsTheyAre) -> None:
         self._inputs, self._moments = inputs, moments
 
     def __call__(self, observation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
