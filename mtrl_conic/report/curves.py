@@ -7,14 +7,17 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtrl_conic.report import statistics
 from mtrl_conic.report.grouping import Method, Section
 from mtrl_conic.report.reading import Array, Curve
 from mtrl_conic.report.style import FAINT, Colours, Panel, Picture, short_task, steps_axis
 
-_LABELLED = 6  # methods at most whose curves are named at their ends
+_LABELLED = 10  # methods at most whose curves are named at their ends
 _CROWD = 9  # single seeds at most in a small panel
+_BANDS = 4  # methods at most whose bands can be told apart
+_WHISKERS, _SMALL_WHISKERS = 4, 2  # of each method, where there are more: in a large and in a small panel
 _Values = Callable[[Array], Array]  # success [..., K] → [...]
 
 
@@ -33,7 +36,8 @@ def _curves(section: Section, colours: Colours) -> Picture:
         panels.append(_curve_panel(section, colours, short_task(task), task, itemgetter((..., column)), (3.4, 2.3)))
     caption = (
         "Thick: mean over seeds; band: 95 % bootstrap interval of that mean, drawn from whole seeds; thin: single"
-        " seeds, where there are few. With two or three seeds a band is narrower than it should be."
+        f" seeds, where there are few. With more than {_BANDS} methods, bars at some steps stand for the band, and"
+        " single seeds are left out. With two or three seeds a band is narrower than it should be."
     )
     columns = 2 if len(section.tasks) in (2, 4) else 3 if len(section.tasks) < 10 else 5
     return Picture("curves", "Learning curves", caption, panels, columns, section.labels, wide=True)
@@ -55,15 +59,19 @@ def _mean(success: Array) -> Array:
 def _draw_curves(
     axis: Any, methods: Sequence[Method], colours: Colours, value: _Values, labelled: bool = False
 ) -> None:
-    crowd = sum(len(method.curves) for method in methods)
-    for method in methods:
+    crowd, many = sum(len(method.curves) for method in methods), len(methods) > _BANDS
+    for index, method in enumerate(methods):
         style = colours.line(method.label)
         for curve in method.curves.values():
-            if len(method.curves) > 1 and (labelled or crowd <= _CROWD):
+            if len(method.curves) > 1 and (labelled or crowd <= _CROWD) and not many:
                 axis.plot(curve.steps, value(curve.success), linewidth=0.6, alpha=0.35, **style)
         seeds = value(method.success)
         if (bands := statistics.seed_bands(seeds)) is not None:
-            axis.fill_between(method.steps, *bands, color=style["color"], alpha=0.16, linewidth=0)
+            if many:
+                count, share = _WHISKERS if labelled else _SMALL_WHISKERS, (index + 0.5) / len(methods)
+                _draw_whiskers(axis, method.steps, bands, count, share, style["color"])
+            else:
+                axis.fill_between(method.steps, *bands, color=style["color"], alpha=0.16, linewidth=0)
         axis.plot(method.steps, seeds.mean(1), linewidth=2, **style)
         if len(method.steps) == 1:
             axis.plot(method.steps, seeds.mean(1), "o", color=style["color"], markersize=4)
@@ -75,6 +83,18 @@ def _draw_curves(
         _label_ends(axis, ends, colours)
     else:
         steps_axis(axis, "")
+
+
+def _draw_whiskers(
+    axis: Any, steps: NDArray[Any], bands: tuple[Array, Array], count: int, share: float, colour: str
+) -> None:
+    """So many bars over a band, the first after this share of the way to the next: each method's at steps of its own.
+
+    Between evaluations they are as high as the band would be drawn.
+    """
+    places = steps[0] + (steps[-1] - steps[0]) * (np.arange(count) + share) / count
+    low, high = (np.interp(places, steps, band) for band in bands)
+    axis.vlines(places, low, high, color=colour, linewidth=1.2, alpha=0.6)
 
 
 def rate_axis(axis: Any) -> None:
@@ -125,7 +145,7 @@ def _wall_clock(section: Section, colours: Colours) -> Picture:
     def draw(axis: Any) -> None:
         for method in section.methods:
             style = colours.line(method.label)
-            if len(method.curves) > 1:
+            if len(method.curves) > 1 and len(section.methods) <= _BANDS:
                 for curve in method.curves.values():
                     axis.plot(curve.wall_seconds / seconds, _mean(curve.success), linewidth=0.6, alpha=0.35, **style)
             axis.plot(method.wall_seconds.mean(1) / seconds, _mean(method.success).mean(1), linewidth=2, **style)

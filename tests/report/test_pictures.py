@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+from synthetic import COMBINERS, make_run
 
+from mtrl_conic.report.curves import curves
 from mtrl_conic.report.diagnostics import binned, shares
+from mtrl_conic.report.grouping import sections
+from mtrl_conic.report.reading import read_run
+from mtrl_conic.report.statistics import seed_bands
 from mtrl_conic.report.style import DARK, DASHES, LIGHT, Colours, short_number
 
 
@@ -50,6 +57,30 @@ def test_methods_have_a_look_each():
     colours = Colours(tuple(f"method {number}" for number in range(count)))
     looks = {str(sorted(colours.line(label).items())) for label in colours.labels}
     assert len(looks) == count == 21
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_many_methods_have_bars_in_place_of_bands_and_single_seeds(tmp_path, count):
+    runs = [read_run(make_run(tmp_path / name, name), []) for name in list(COMBINERS)[:count]]
+    (section,) = sections(runs, None, [])
+    axis = Figure().subplots()
+    curves(section, Colours(section.labels))[0].panels[0].draw(axis)
+    found = axis.collections
+    if count == 2:
+        assert len(found) == 2 and all(isinstance(band, PolyCollection) for band in found)
+        assert len(axis.lines) == 2 * (1 + 3)  # the mean and three seeds
+        return
+    assert len(axis.lines) == len(found) == 5
+    places = []
+    for method, bars in zip(section.methods, found, strict=True):
+        assert type(bars) is LineCollection
+        bands = seed_bands(method.success.mean(-1))
+        assert bands is not None
+        for (x, low), (same, high) in bars.get_segments():
+            assert x == same
+            assert (low, high) == pytest.approx([np.interp(x, method.steps, band) for band in bands])
+            places.append(x)
+    assert len(set(places)) == len(places) == 5 * 4  # none hides another
 
 
 def test_short_numbers():
