@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl_conic.agents.critic_heads import CategoricalHead, ScalarHead
+from mtrl_conic.agents.critic_heads import BoundedHead, CategoricalHead, ScalarHead
 from mtrl_conic.agents.protocol import Transition
 from mtrl_conic.agents.reward_scales import DeviationScale, ReturnScale
 from mtrl_conic.settings.compose import compose_config
@@ -24,6 +24,20 @@ def test_a_scalar_head_is_the_squared_error():
     assert torch.equal(head.values(outputs), outputs[..., 0])
     expected = torch.stack([(one[..., 0] - target).square().mean(-1) for one in outputs]).mean(0)
     torch.testing.assert_close(head.losses(outputs, target), expected)
+
+
+def test_targets_of_a_bounded_head_are_near_the_limit_at_most():
+    head, outputs = BoundedHead(limit=4.0), 20 * normals(E, S, K, B, 1)
+
+    def backup(value):
+        return 1 + 0.9 * value
+
+    target, free = head.target(outputs, backup), ScalarHead().target(outputs, backup)
+    torch.testing.assert_close(free, 1 + 0.9 * outputs[..., 0].min(0).values)
+    assert torch.equal(target, free.clamp(-5, 5))
+    assert (free > 5).any()
+    assert (free < -5).any()
+    assert torch.equal(head.losses(outputs, target), ScalarHead().losses(outputs, target))
 
 
 def test_shares_of_two_neighbours_have_the_target_as_their_mean():

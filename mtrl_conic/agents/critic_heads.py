@@ -12,6 +12,8 @@ from mtrl_conic.agents.losses import critic_losses
 from mtrl_conic.system.seedwise import matmul
 from mtrl_conic.system.validation import choice, positive, whole
 
+_ROOM = 1.25  # from the largest return to the largest value: γ = 0.98 and a hundred decisions make it 1.15
+
 Backup = Callable[[Tensor], Tensor]  # from a value of the next state, [..., S, K, B], to that of this one
 
 
@@ -53,6 +55,20 @@ class ScalarHead(CriticHead):
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         return critic_losses(self.values(outputs), target)
+
+
+class BoundedHead(ScalarHead):
+    """As above, but targets have a bound, beyond which they count as the bound: a value too high cannot feed on itself.
+
+    Args:
+        limit: the largest return; the bound is a quarter above it, as a value looks beyond the end of an episode.
+    """
+
+    def __init__(self, limit: float = 10.0) -> None:
+        self.bound = _ROOM * positive("value_limit", limit)
+
+    def target(self, outputs: Tensor, backup: Backup) -> Tensor:
+        return super().target(outputs, backup).clamp(-self.bound, self.bound)
 
 
 class CategoricalHead(CriticHead):
@@ -117,13 +133,14 @@ class DistributionalHead(CategoricalHead):
 
 
 def make_head(kind: str, num_bins: int, limit: float) -> CriticHead:
-    """A "scalar", a "categorical" or a "distributional" head.
+    """A "scalar", a "bounded", a "categorical" or a "distributional" head.
 
     Raises:
         ValueError: for another `kind`, named `critic_head`, or `num_bins` and `limit` that none could have.
     """
     heads: dict[str, CriticHead] = {
         "scalar": ScalarHead(),
+        "bounded": BoundedHead(limit),
         "categorical": CategoricalHead(num_bins, limit),
         "distributional": DistributionalHead(num_bins, limit),
     }

@@ -67,7 +67,8 @@ def test_many_methods_have_bars_in_place_of_bands_and_single_seeds(tmp_path, cou
     curves(section, Colours(section.labels))[0].panels[0].draw(axis)
     found = axis.collections
     if count == 2:
-        assert len(found) == 2 and all(isinstance(band, PolyCollection) for band in found)
+        assert len(found) == 2
+        assert all(isinstance(band, PolyCollection) for band in found)
         assert len(axis.lines) == 2 * (1 + 3)  # the mean and three seeds
         return
     assert len(axis.lines) == len(found) == 5
