@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -42,3 +43,50 @@ def test_records_name_no_machine():
     for path in RESULTS.rglob("*"):
         if path.suffix in (".yaml", ".json", ".jsonl"):
             assert not re.search(r"/(tmp|home|root|work)/", path.read_text()), path
+
+
+def _tables():
+    """The rows of docs/results/README.md that are named by a folder of records, with the table's head."""
+    folder, head = None, []
+    for line in (RESULTS / "README.md").read_text().splitlines():
+        if line.startswith("## "):
+            found = re.search(r"`(\w+)/`", line)
+            folder = RESULTS / found[1] if found else None
+        if not line.startswith("|"):
+            head = []
+            continue
+        first, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        head = head or cells
+        row = first.strip("`").replace(" ", "_")
+        if folder and row and (folder / row).is_dir():
+            yield folder / row, head, cells
+
+
+def _recorded(folder):
+    """Success by thousands of steps: one number for each seed."""
+    found = {}
+    for path in folder.rglob("evaluations.jsonl"):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            found.setdefault(round(record["step"] / 1000), []).append(record["success_rate"])
+    return found
+
+
+def test_tables_are_those_of_the_records():
+    checked = 0
+    for folder, head, cells in _tables():
+        recorded = _recorded(folder)
+        for name, cell in zip(head, cells, strict=True):
+            at = re.search(r"(\d+)k", cell) or re.fullmatch(r"(\d+)k", name)
+            written = re.match(r"([\d.]+)(?: ± ([\d.]+))?", cell)
+            if at is None or written is None:
+                continue
+            where = f"{folder.name} at {at[0]}"
+            assert int(at[1]) in recorded, where
+            seeds = recorded[int(at[1])]
+            assert abs(np.mean(seeds) - float(written[1])) < 0.0051, where
+            if written[2]:
+                error = np.std(seeds, ddof=1) / np.sqrt(len(seeds))
+                assert abs(error - float(written[2])) < 0.0051, where
+            checked += 1
+    assert checked > 150
