@@ -155,6 +155,7 @@ def test_no_gradient_goes_through_the_weights():
         ("agent.temperatures=own", "agent.temperatures must be one of task, shared, combined, not 'own'"),
         ("agent.normalise_observations=3", "agent.normalise_observations must be true or false, not 3"),
         ("agent.normalise_rewards=3", "agent.normalise_rewards must be true or false, not 3"),
+        ("agent.critic_head=bounded", "agent.critic_head must not be 'bounded' where normalise_returns is false"),
         ("agent.loss_weighting=alpha", "agent.loss_weighting must be one of none, temperature, not 'alpha'"),
         ("agent.network.heads=none", "agent.network.heads must be one of task, shared, not 'none'"),
         ("agent.network.layers=0", "agent.network.layers must be a whole number of at least 1, not 0"),

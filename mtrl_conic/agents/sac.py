@@ -124,6 +124,8 @@ class MultiTaskSAC(EnsembleActorCritic):
         self.normalise_observations = flag("normalise_observations", normalise_observations)
         self.value_limit = positive("value_limit", value_limit)
         self.head = make_head(critic_head, value_bins, value_limit)
+        if critic_head == "bounded" and not normalise_returns:  # nothing else brings values within the bound
+            raise ValueError("critic_head must not be 'bounded' where normalise_returns is false")
         self.loss_weighting = choice("loss_weighting", loss_weighting, ("none", "temperature"))
         self.loss_reduction = choice("loss_reduction", loss_reduction, tuple(REDUCTIONS))
         self.gradient_scope = choice("gradient_scope", gradient_scope, ("shared", "all"))
