@@ -56,9 +56,9 @@ class MultiTaskSAC(EnsembleActorCritic):
         normalise_rewards: divide rewards by the running deviation of their task's, and multiply by `reward_scale`.
         normalise_observations: networks see them in deviations from the mean of all that their task has seen so far
             (SimBa, arXiv 2410.09754, there without tasks); the replay keeps them as they are.
-        critic_head: what a critic's outputs are: "scalar", the value; "bounded", a value whose targets are at most 1.25
-            `value_limit`; or a distribution over values, which learns from the value of the next state, "categorical",
-            or from its distribution, "distributional".
+        critic_head: what a critic's outputs are: "scalar", the value; "bounded", with `normalise_returns`, a value
+            whose targets are at most 1.25 `value_limit`; or a distribution over values, which learns from the value of
+            the next state, "categorical", or from its distribution, "distributional".
         value_bins, value_limit: of a distribution: values from minus the limit to the limit.
         loss_weighting: of critics and actor, before they are combined: "none", or by "temperature",
             K softmax(-log α) (Soft Modularization, arXiv 2003.13661).

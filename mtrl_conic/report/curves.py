@@ -68,8 +68,8 @@ def _draw_curves(
         seeds = value(method.success)
         if (bands := statistics.seed_bands(seeds)) is not None:
             if many:
-                count, share = _WHISKERS if labelled else _SMALL_WHISKERS, (index + 0.5) / len(methods)
-                _draw_whiskers(axis, method.steps, bands, count, share, style["color"])
+                count = _WHISKERS if labelled else _SMALL_WHISKERS
+                _draw_whiskers(axis, method.steps, bands, count, (index + 0.5) / len(methods), style["color"])
             else:
                 axis.fill_between(method.steps, *bands, color=style["color"], alpha=0.16, linewidth=0)
         axis.plot(method.steps, seeds.mean(1), linewidth=2, **style)
